@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * HTTP/JSON client (libcurl): one kept-alive connection to one ferryd. One thread at a time a client; blocking.
+ *
+ * An answer with an error body gives back that error (code restored from its name, http_client_answered() true). When no
+ * answer came, the code is ERROR_DAEMON_UNREACHABLE, ERROR_TLS or ERROR_TIMEOUT and nobody knows whether the request was
+ * carried out: whoever must know asks again.
+ */
+#ifndef FERRY_NET_HTTP_CLIENT_H
+#define FERRY_NET_HTTP_CLIENT_H
+
+#include <jansson.h>
+#include <stdint.h>
+
+#include "net/tls.h"
+
+struct http_client;
+
+/* A ferryd's unix socket. */
+int http_client_new_unix(const char *path, struct http_client **ret, struct error **e) MUST_CHECK;
+/* A ferryd by mutual TLS: connects to address:port and verifies that its certificate says `name`. */
+int http_client_new_tls(const char *name, const char *address, uint16_t port, const struct tls_files *files,
+			struct http_client **ret, struct error **e) MUST_CHECK;
+void http_client_free(struct http_client *client);
+
+/* body is borrowed and may be NULL. *ret_body may be NULL if the answer does not matter. timeout_ms covers all of it. */
+int http_client_request(struct http_client *client, const char *method, const char *path, const json_t *body,
+			int64_t timeout_ms, json_t **ret_body, struct error **e) MUST_CHECK;
+/* Whether the last failed request was answered by the other side (as opposed to not reached or no answer in time). */
+bool http_client_answered(const struct http_client *client);
+/* Called now and then (at least each 100 ms) during a request, from the requesting thread; true cuts the request short with
+ * ERROR_CANCELLED. */
+void http_client_set_interrupt(struct http_client *client, bool (*interrupted)(void *user), void *user);
+/* Wall time of the last request on the wire, from request sent to answer received, for estimating the round trip. */
+int64_t http_client_last_us(const struct http_client *client);
+
+#endif

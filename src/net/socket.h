@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Plain socket helpers: listening and connecting on TCP and unix sockets. Descriptors are CLOEXEC; the caller owns them. Any thread. */
+#ifndef FERRY_NET_SOCKET_H
+#define FERRY_NET_SOCKET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+
+/* Listen on a unix socket (an old socket file is replaced). */
+int socket_listen_unix(const char *path, mode_t mode, int *ret_fd, struct error **e) MUST_CHECK;
+int socket_connect_unix(const char *path, int *ret_fd, struct error **e) MUST_CHECK;
+/* address: numeric IPv4/IPv6, NULL for all. EADDRINUSE is in (*e)->sys_errno. */
+int socket_listen_tcp(const char *address, uint16_t port, int *ret_fd, struct error **e) MUST_CHECK;
+/* Connect within timeout_ms; errors say whether it was refused or timed out. */
+int socket_connect_tcp(const char *address, uint16_t port, int64_t timeout_ms, int *ret_fd, struct error **e) MUST_CHECK;
+/* Whether a numeric address lies in one of the networks of a comma-separated list such as "198.18.0.0/24, fd00::/8". */
+bool socket_address_in_networks(const char *address, const char *networks);
+/* That every item of such a list is well formed. */
+int socket_networks_check(const char *networks, struct error **e) MUST_CHECK;
+
+#endif
