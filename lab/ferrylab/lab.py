@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""class Lab: what tests, benchmarks and the command use.
+
+All state is on disk, in $FERRY_BUILD/lab/NAME: state.json (what was asked for), for each host a directory with its
+private files and the pids of its holder and ferryd, and shared/, which all hosts see as /srv/shared. So a lab made by one
+program can be used and ended by another.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+
+from . import daemon, links, processes
+from .errors import LabError
+from .hosts import Host, host_name
+from .processes import Process
+
+HOSTS_MAX = 200
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# Each host has its own of these, so state below them would vanish from the hosts' sight.
+UNUSABLE = ("/etc", "/run", "/srv", "/sys", "/proc", "/dev", "/var/run", "/var/cache", "/var/lib", "/var/log")
+
+
+class Lab:
+    def __init__(self, name=None, build=None):
+        self.name = name or os.environ.get("FERRY_LAB") or "lab"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", self.name):
+            raise LabError(f"not a name for a lab: {self.name!r}")
+        self.build = os.path.realpath(build or os.environ.get("FERRY_BUILD") or os.path.join(REPOSITORY, "build"))
+        self.path = os.path.join(self.build, "lab", self.name)
+        if any(self.path.startswith(place + "/") for place in UNUSABLE):
+            raise LabError(f"the build directory {self.build} is in a place that each host of the lab has its own of")
+        if re.search(r"[\s,:\\]", self.path):
+            raise LabError(f"the build directory {self.build} has a character in it that overlay mounts cannot take")
+        self._load()
+
+    def _load(self):
+        try:
+            with open(os.path.join(self.path, "state.json"), encoding="utf-8") as file:
+                state = json.load(file)
+        except (FileNotFoundError, json.JSONDecodeError, NotADirectoryError):
+            state = {}
+        self._adopt(state)
+
+    def _adopt(self, state):
+        self.state = state
+        self.rate_bits = state.get("rate_bits", 0)
+        self.delay_us = state.get("delay_us", 0)
+        self.trusted = state.get("trusted", False)
+        self.config = state.get("config", {})
+        self.hosts = [Host(self, host_name(i), i + 1) for i in range(state.get("hosts", 0))]
+        self.switch = Host(self, "sw")
+        self.client = Host(self, "client")
+
+    @property
+    def _all(self):
+        return [self.switch, self.client, *self.hosts]
+
+    def _save(self, **changes):
+        self.state.update(changes)
+        path = os.path.join(self.path, "state.json")
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            json.dump(self.state, file, indent=1)
+        os.rename(path + ".new", path)
+
+    # ---- Up and down ----
+
+    def exists(self):
+        return os.path.isdir(self.path)
+
+    def is_up(self):
+        return bool(self.state.get("up")) and all(host.is_up() for host in self._all)
+
+    def up(self, hosts=2, rate=None, delay=None, trusted=False, ferryd=True, config=None):
+        """Makes the lab and returns self. rate such as "1gbit", for each host and direction; delay such as "20ms", the
+        round trip between two hosts; trusted lets ferryd send in plain text; config adds keys to ferryd's
+        configuration: {section: {key: value}}. What fails in between is undone."""
+        if os.geteuid() != 0:
+            raise LabError("the lab needs root: it makes namespaces")
+        if not 1 <= hosts <= HOSTS_MAX:
+            raise LabError(f"a lab has 1 to {HOSTS_MAX} hosts")
+        state = {"hosts": hosts, "rate_bits": links.parse_rate(rate) if rate else 0,
+                 "delay_us": links.parse_delay(delay) if delay else 0, "trusted": trusted, "config": config or {},
+                 "ferryd": ferryd, "up": False}
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        try:
+            os.mkdir(self.path)
+        except FileExistsError:
+            raise LabError(f"lab {self.name!r} exists already ({self.path}); end it first with: lab/lab down"
+                           + (f" --name {self.name}" if self.name != "lab" else "")) from None
+        try:
+            self._adopt(state)
+            self._save()
+            names = [("198.18.1.250", "client"), *((host.address, host.name) for host in self.hosts)]
+            for host in self._all:
+                host.start_holder(names)
+            for host in self._all:
+                host.finish_holder()
+            # Guests' programs are not root, and write there.
+            os.chmod(os.path.join(self.path, "shared"), 0o1777)
+            links.connect(self)
+            if ferryd:
+                daemon.prepare(self)
+                for host in self.hosts:
+                    daemon.start(host)
+                daemon.introduce(self)
+            self._save(up=True)
+        except BaseException:
+            self.down()
+            raise
+        return self
+
+    def down(self, keep_state=False):
+        """Ends everything in the lab and removes it; nothing to do is no error."""
+        if not self.exists():
+            return
+        if stat.S_IFMT(os.lstat(self.path).st_mode) != stat.S_IFDIR or \
+                not set(os.listdir(self.path)) <= {"shared", "forwarder.log", "forwarder.pid", "forwarder.stats",
+                                                   "state.json", "state.json.new", *(h.name for h in self._all)}:
+            raise LabError(f"{self.path} holds things that no lab has put there; left alone")
+        holders = [holder for host in self._all
+                   if (holder := Process.load(os.path.join(host.path, "holder.pid"))) is not None]
+        own = processes.namespaces("self")
+        if any(("net", number) in own for holder in holders
+               for kind, number in processes.namespaces(holder.pid) if kind == "net"):
+            raise LabError("a lab cannot be ended from inside")
+        for host in self.hosts:
+            ferryd = daemon.process(host)
+            if ferryd:
+                ferryd.end(5)
+        processes.end_members(holders, [host.mark for host in self._all])
+        if keep_state:
+            self._save(up=False)
+        else:
+            shutil.rmtree(self.path)
+            self._adopt({})
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.down()
+
+    # ---- Hosts ----
+
+    def host(self, name):
+        """By name: host-a…, client, or sw, the switch."""
+        for host in self._all:
+            if host.name == name:
+                return host
+        known = " ".join(host.name for host in self._all)
+        raise LabError(f"lab {self.name!r} has no {name!r}; it has: {known}" if self.hosts
+                       else f"lab {self.name!r} is not up")
+
+    def _host(self, host):
+        return host if isinstance(host, Host) else self.host(host)
+
+    # ---- ferryd ----
+
+    def start_ferryd(self, host, env=None, wrapper=(), timeout=30):
+        return daemon.start(self._host(host), env, wrapper, timeout)
+
+    def stop_ferryd(self, host, sig=signal.SIGTERM, timeout=30):
+        return daemon.stop(self._host(host), sig, timeout)
+
+    def ferryd_pid(self, host):
+        ferryd = daemon.process(self._host(host))
+        return ferryd.pid if ferryd else None
+
+    def ferryd_log(self, host):
+        """The path of its log, on the machine."""
+        return daemon.log_path(self._host(host))
+
+    # ---- Links ----
+
+    def link_stats(self, host, interface="eth0"):
+        return links.link_stats(self._host(host), interface)
+
+    def forwarder_stats(self):
+        return links.forwarder_stats(self)
+
+    def cut(self, host):
+        links.cut(self, self._host(host))
+
+    def heal(self, host):
+        links.heal(self, self._host(host))
+
+    def ping(self, source, destination, count=5, interval_ms=20):
+        """Round trips in ms; None for one that was lost."""
+        done = self._host(source).run([sys.executable, _probe(), "ping", self._host(destination).address, count,
+                                       interval_ms], timeout=count * 4 + 10)
+        return json.loads(done.stdout)
+
+    def tcp_rate(self, source, destination, seconds=2.0):
+        """Bytes per second of a plain TCP copy, as the reader sees it."""
+        source, destination = self._host(source), self._host(destination)
+        with destination.popen([sys.executable, _probe(), "sink", destination.address], stdout=subprocess.PIPE,
+                               text=True) as sink:
+            port = sink.stdout.readline().strip()
+            source.run([sys.executable, _probe(), "source", destination.address, port, seconds], timeout=seconds + 60)
+            result = json.loads(sink.stdout.readline())
+        return result["bytes"] / result["seconds"]
+
+
+def _probe():
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.py")
