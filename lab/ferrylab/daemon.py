@@ -90,12 +90,13 @@ def start(host, env=None, wrapper=(), timeout=30):
         ferryd = Process.of(child.pid)
         if ferryd:
             ferryd.save(_record(host))
-        child.returncode = 0  # it is meant to outlive this program; Process.wait reaps it
+        child.returncode = 0  # it is meant to outlive this program; stop reaps it if it does not
         ready = ferryd is not None and _wait_ready(notify, ferryd, timeout)
     os.unlink(outside)
     if not ready:
         if ferryd:
             ferryd.end(2)
+            ferryd.reap()
         with open(log_path(host), encoding="utf-8", errors="replace") as log:
             log.seek(log_start)
             raise LabError(f"ferryd on {host.name} did not become ready:\n{log.read()[-4000:]}".rstrip())
@@ -129,4 +130,5 @@ def stop(host, number=signal.SIGTERM, timeout=30):
     ferryd.signal(number)
     if not ferryd.wait(timeout):
         raise LabError(f"ferryd on {host.name} does not end on {signal.Signals(number).name}")
+    ferryd.reap()
     return True

@@ -134,7 +134,7 @@ class Host:
         child.stdin.write("go\n")
         for stream in (child.stdin, child.stdout, child.stderr):
             stream.close()
-        child.returncode = 0  # it is meant to outlive this program; Process.wait reaps it if it does not
+        child.returncode = 0  # it is meant to outlive this program; down reaps it if it does not
 
     # ---- Working in it ----
 

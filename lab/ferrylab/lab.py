@@ -133,7 +133,11 @@ class Lab:
             ferryd = daemon.process(host)
             if ferryd:
                 ferryd.end(5)
+                ferryd.reap()
+        forwarder = Process.load(os.path.join(self.path, "forwarder.pid"))
         processes.end_members(holders, [host.mark for host in self._all])
+        if forwarder:
+            forwarder.reap()
         if keep_state:
             self._save(up=False)
         else:
@@ -198,13 +202,17 @@ class Lab:
 
     def tcp_rate(self, source, destination, seconds=2.0):
         """Bytes per second of a plain TCP copy, as the reader sees it."""
+        copied = self.tcp_copy(source, destination, seconds)
+        return copied["bytes"] / copied["seconds"]
+
+    def tcp_copy(self, source, destination, seconds=2.0):
+        """Writes for so many seconds; {bytes, seconds} from the first byte read to the last."""
         source, destination = self._host(source), self._host(destination)
         with destination.popen([sys.executable, _probe(), "sink", destination.address], stdout=subprocess.PIPE,
                                text=True) as sink:
             port = sink.stdout.readline().strip()
             source.run([sys.executable, _probe(), "source", destination.address, port, seconds], timeout=seconds + 60)
-            result = json.loads(sink.stdout.readline())
-        return result["bytes"] / result["seconds"]
+            return json.loads(sink.stdout.readline())
 
 
 def _probe():

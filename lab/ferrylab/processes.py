@@ -81,7 +81,7 @@ class Process:
             os.close(descriptor)
 
     def wait(self, timeout):
-        """True once it has ended; reaps it when it is a child of ours."""
+        """True once it has ended, reaped or not."""
         descriptor = self._pidfd()
         ended = True
         if descriptor is not None:
@@ -89,12 +89,14 @@ class Process:
             poll.register(descriptor, select.POLLIN)
             ended = bool(poll.poll(timeout * 1000))
             os.close(descriptor)
-        if ended:
-            try:
-                os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:
-                pass
         return ended
+
+    def reap(self):
+        """For a process that was given away to live on, and ended while its parent, this program, still ran."""
+        try:
+            os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
 
     def end(self, patience):
         """Asks, waits, then kills."""
@@ -170,3 +172,4 @@ def end_members(holders, marks):
         holder.signal(signal.SIGKILL)
     for holder in holders:
         holder.wait(5)
+        holder.reap()
