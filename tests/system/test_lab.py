@@ -333,6 +333,83 @@ def test_cut_and_heal(delay):
         listener.wait(10)
 
 
+# ---- ferryd ----
+
+FAKE_FERRYD = """#!/bin/sh
+grep address /etc/ferry/ferry.conf; cat /etc/ferry/pki/host.key
+if [ -e /etc/ferry/broken ]; then echo no such thing >&2; exit 1; fi
+if [ -e /etc/ferry/mute ]; then exec sleep 300; fi
+printf 'STATUS=here\\nREADY=1' | socat -u STDIN UNIX-SENDTO:$NOTIFY_SOCKET
+exec sleep 300
+"""
+
+FAKE_FERRY = """#!/bin/sh
+case "$1 $2" in
+"pki init") mkdir /etc/ferry/pki; touch /etc/ferry/pki/ca.key /etc/ferry/pki/ca.crt;;
+"pki issue") mkdir "$7"; for file in ca.crt host.crt host.key; do echo "$file of $3 at $5" > "$7/$file"; done;;
+"host add") echo "$3 $4" >> /var/lib/ferry/known;;
+*) exit 2;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_build(tmp_path):
+    """A build directory whose ferryd and ferry only record what the lab wants of them."""
+    for name, text in (("ferryd", FAKE_FERRYD), ("ferry", FAKE_FERRY)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return str(tmp_path)
+
+
+def test_ferryd_is_prepared_started_and_ended(fake_build):
+    with Lab("fake", fake_build) as lab:
+        lab.up(hosts=3, trusted=True, config={"data": {"extra": "1"}, "other": {"key": "2"}})
+        assert lab.host("host-c").run(["cat", "/var/lib/ferry/known"]).stdout == \
+            "host-a 198.18.0.1\nhost-b 198.18.0.2\n"
+        assert lab.host("host-b").run(["ls", "/etc/ferry/pki"]).stdout.split() == ["ca.crt", "host.crt", "host.key"]
+        assert lab.host("host-a").run(["ls", "/etc/ferry"]).stdout.split() == ["ferry.conf", "pki"]
+        configuration = lab.host("host-b").run(["cat", "/etc/ferry/ferry.conf"]).stdout.split("\n\n")
+        assert configuration[0] == "[host]\nname = host-b"
+        assert "trusted = 198.18.0.0/24\nextra = 1" in configuration[2]
+        assert "[other]\nkey = 2" in configuration
+        with open(lab.ferryd_log("host-b"), encoding="utf-8") as log:
+            assert "host.key of host-b at 198.18.0.2" in log.read()
+
+        first = lab.ferryd_pid("host-a")
+        assert {("net", os.stat(f"/proc/{first}/ns/net").st_ino)} <= network_namespaces_of(lab)
+        with pytest.raises(LabError, match="runs already"):
+            lab.start_ferryd("host-a")
+        assert lab.stop_ferryd("host-a", signal.SIGKILL)
+        assert lab.ferryd_pid("host-a") is None and not lab.stop_ferryd("host-a")
+        assert lab.start_ferryd("host-a") == lab.ferryd_pid("host-a") != first
+
+        lab.stop_ferryd("host-a")
+        lab.host("host-a").run(["touch", "/etc/ferry/broken"])
+        with pytest.raises(LabError, match="no such thing"):
+            lab.start_ferryd("host-a")
+        lab.host("host-a").run(["mv", "/etc/ferry/broken", "/etc/ferry/mute"])
+        with pytest.raises(LabError, match="did not become ready"):
+            lab.start_ferryd("host-a", timeout=0.5)
+        assert lab.ferryd_pid("host-a") is None
+    assert os.listdir(os.path.join(fake_build, "lab")) == []
+
+
+def test_what_is_not_built_is_named(tmp_path):
+    lab = Lab("fake", str(tmp_path))
+    with pytest.raises(LabError, match="ferryd is missing.*--no-ferryd"):
+        lab.up()
+    with pytest.raises(LabError, match="forwarder is missing"):
+        lab.up(ferryd=False, delay="1ms")
+    assert not lab.exists()
+
+
+@pytest.mark.parametrize("build", ["/run/build", "/var/lib/build", "/tmp/with,comma"])
+def test_build_directory_that_hosts_could_not_use(build):
+    with pytest.raises(LabError, match="build directory"):
+        Lab("fake", build)
+
+
 def test_rates_and_delays_are_read_strictly():
     assert links.parse_rate("1gbit") == 10**9 and links.parse_rate("2.5 Gbit/s") == 25 * 10**8
     assert links.parse_delay("20ms") == 20000 and links.parse_delay("500us") == 500
