@@ -101,8 +101,9 @@ class Lab:
                 host.start_holder(names)
             for host in self._all:
                 host.finish_holder()
-            # Guests' programs are not root, and write there.
-            os.chmod(os.path.join(self.path, "shared"), 0o1777)
+            # Guests' programs are not root, and write there. Theirs, not open to all and sticky like /tmp: there the kernel
+            # (fs.protected_regular) forbids even root to open a guest's file with O_CREAT.
+            os.chown(os.path.join(self.path, "shared"), *map(int, daemon.GUEST_USER.split(":")))
             links.connect(self)
             if ferryd:
                 daemon.prepare(self)
