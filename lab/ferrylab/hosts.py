@@ -29,8 +29,8 @@ SYSCTLS = {
     "net/bridge/bridge-nf-call-arptables": "0",
     "net/bridge/bridge-nf-call-iptables": "0",
     # The kernel's defaults, whatever the machine has been tuned to, so that figures can be compared (cubic where the
-    # machine lets us choose, see holder.py); and no memory of earlier connections, so that the second run of a benchmark
-    # starts like the first.
+    # machine lets us choose, see holder.py); and no memory of earlier connections, so that the second run of a
+    # benchmark starts like the first.
     "net/ipv4/tcp_congestion_control": "cubic",
     "net/ipv4/tcp_rmem": "4096 131072 6291456",
     "net/ipv4/tcp_wmem": "4096 16384 4194304",
@@ -155,7 +155,7 @@ class Host:
         return subprocess.Popen(self.enter(command, cwd), env=self.environment(env), **options)
 
     def run(self, command, check=True, input=None, timeout=60, cwd=None, env=None, text=True):
-        """Runs to the end and returns subprocess.CompletedProcess with stdout and stderr; with check, failure raises."""
+        """Runs to the end; subprocess.CompletedProcess with stdout and stderr. With check, failure raises."""
         give = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
         done = subprocess.run(self.enter(command, cwd), env=self.environment(env), text=text, timeout=timeout,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **give)

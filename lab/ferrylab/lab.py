@@ -2,8 +2,8 @@
 """class Lab: what tests, benchmarks and the command use.
 
 All state is on disk, in $FERRY_BUILD/lab/NAME: state.json (what was asked for), for each host a directory with its
-private files and the pids of its holder and ferryd, and shared/, which all hosts see as /srv/shared. So a lab made by one
-program can be used and ended by another.
+private files and the pids of its holder and ferryd, and shared/, which all hosts see as /srv/shared. So a lab made by
+one program can be used and ended by another.
 """
 
 import json
@@ -101,8 +101,8 @@ class Lab:
                 host.start_holder(names)
             for host in self._all:
                 host.finish_holder()
-            # Guests' programs are not root, and write there. Theirs, not open to all and sticky like /tmp: there the kernel
-            # (fs.protected_regular) forbids even root to open a guest's file with O_CREAT.
+            # Guests' programs are not root, and write there. Theirs, not open to all and sticky like /tmp: there the
+            # kernel (fs.protected_regular) forbids even root to open a guest's file with O_CREAT.
             os.chown(os.path.join(self.path, "shared"), *map(int, daemon.GUEST_USER.split(":")))
             links.connect(self)
             if ferryd:
