@@ -19,15 +19,18 @@ struct qmp;
 struct qmp_callbacks {
 	/* An event, on the loop's thread. received_us is our monotonic clock when the line was read; data may be NULL. */
 	void (*event)(void *user, const char *name, const json_t *data, int64_t received_us);
-	/* The connection ended, on the loop's thread; no event follows. Waiting commands fail with ERROR_QEMU_GONE. */
+	/* The connection ended, on the loop's thread; no event follows. Waiting commands fail with ERROR_QEMU_GONE. Called at
+	 * most once, and only where qmp_new() succeeds; not after qmp_free(). */
 	void (*closed)(void *user);
 	void *user;
 };
 
 /* Take over a connected socket: waits for the greeting and negotiates, at most timeout_ms. Owns fd even on failure.
- * Not from the loop's thread. */
+ * Not from the loop's thread, which must be running. Callbacks may come before it has returned. */
 int qmp_new(struct loop *loop, int fd, const struct qmp_callbacks *callbacks, int64_t timeout_ms, struct qmp **ret,
 	    struct error **e) MUST_CHECK;
+/* Any thread, also from a callback; no callback runs once it has returned. Threads that wait for a reply get
+ * ERROR_QEMU_GONE; no new command may be executed. */
 void qmp_free(struct qmp *qmp);
 
 /* Execute a command. arguments are stolen (NULL for none). *ret (may be NULL) is the "return" value, owned by the caller.
