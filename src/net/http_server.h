@@ -6,6 +6,7 @@
  *
  * Handlers run on connection threads, several at once. They return 0 and a body (owned by the server from then on; NULL
  * means {}), or -1 and an error, which is answered as {"error": {"code", "message"}} with the status of its code.
+ * With -1 a body may be returned too: its keys stand beside "error". log_context_set() holds for the one request.
  */
 #ifndef FERRY_NET_HTTP_SERVER_H
 #define FERRY_NET_HTTP_SERVER_H
@@ -49,6 +50,7 @@ struct http_server_options {
 	const struct tls_files *files; /* needed with port */
 	const struct http_route *routes; /* ends with a row whose method is NULL; must outlive the server */
 	void *user;
+	unsigned int idle_s; /* a kept-alive connection without a request is closed after this; 0: 60 s */
 };
 
 struct http_server;

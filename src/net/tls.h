@@ -8,6 +8,7 @@
 #define FERRY_NET_TLS_H
 
 #include <gnutls/x509.h>
+#include <stdbool.h>
 
 #include "base/error.h"
 
@@ -24,6 +25,13 @@ struct tls_files {
 /* Role and name that a verified certificate (DER) states. */
 int tls_identity_from_certificate(const gnutls_datum_t *der, enum tls_role *ret_role, char ret_name[TLS_NAME_SIZE],
 				  struct error **e) MUST_CHECK;
+
+/* Letters, digits, '-', '.' and '_', first a letter or digit, 64 at most: what a host or client may be called. */
+bool tls_name_valid(const char *name);
+/* "host" or "client": the OU, and the start of the files' names. */
+const char *tls_role_name(enum tls_role role);
+/* ERROR_TLS for the status bits of a failed verification. whose: "the other side's". Returns -1. */
+int tls_error_from_status(unsigned int status, const char *whose, struct error **e);
 
 /* Files ca.crt, host.crt, host.key in a folder (a client's: client.crt, client.key). */
 void tls_files_in_folder(struct tls_files *files, const char *folder, enum tls_role role);
