@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A small durable database; see database.h. Statements are prepared each time: there are a handful a migration, and a
+ * cache would outlive schema changes. The mutex is recursive because a transaction's body runs further statements.
+ */
+#include "base/database.h"
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/xalloc.h"
+
+struct database {
+	sqlite3 *sqlite;
+	pthread_mutex_t mutex;
+};
+
+struct database_row {
+	sqlite3_stmt *statement;
+};
+
+static int database_failed(struct database *db, const char *doing, struct error **e)
+{
+	return error_set(e, ERROR_JOURNAL, "%s: %s", doing, sqlite3_errmsg(db->sqlite));
+}
+
+static int database_execute(struct database *db, const char *sql, struct error **e)
+{
+	if (sqlite3_exec(db->sqlite, sql, NULL, NULL, NULL) != SQLITE_OK)
+		return database_failed(db, sql, e);
+	return 0;
+}
+
+int database_open(const char *path, struct database **ret, struct error **e)
+{
+	struct database *db = xcalloc(1, sizeof(*db));
+	pthread_mutexattr_t attributes;
+	pthread_mutexattr_init(&attributes);
+	pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_RECURSIVE);
+	pthread_mutex_init(&db->mutex, &attributes);
+	pthread_mutexattr_destroy(&attributes);
+
+	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+	if (sqlite3_open_v2(path, &db->sqlite, flags, NULL) != SQLITE_OK) {
+		error_set(e, ERROR_JOURNAL, "cannot open the journal '%s': %s", path,
+			  db->sqlite ? sqlite3_errmsg(db->sqlite) : "out of memory");
+		database_close(db);
+		return -1;
+	}
+	/* EXCLUSIVE: a second ferryd on the same journal must fail, not share it; it also keeps the WAL index in memory. */
+	if (database_execute(db,
+			     "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+			     "PRAGMA foreign_keys=ON; PRAGMA cache_size=-256",
+			     e) < 0) {
+		error_wrap(e, "opening the journal '%s'", path);
+		database_close(db);
+		return -1;
+	}
+	*ret = db;
+	return 0;
+}
+
+void database_close(struct database *db)
+{
+	if (!db)
+		return;
+	sqlite3_close(db->sqlite);
+	pthread_mutex_destroy(&db->mutex);
+	free(db);
+}
+
+static int database_prepare(struct database *db, sqlite3_stmt **ret, const char *sql, const char *types, va_list ap,
+			    struct error **e)
+{
+	if (sqlite3_prepare_v2(db->sqlite, sql, -1, ret, NULL) != SQLITE_OK)
+		return database_failed(db, sql, e);
+	for (int i = 0; types[i]; i++) {
+		int status = SQLITE_MISUSE;
+		if (types[i] == 's')
+			status = sqlite3_bind_text(*ret, i + 1, va_arg(ap, const char *), -1, SQLITE_TRANSIENT);
+		else if (types[i] == 'i')
+			status = sqlite3_bind_int64(*ret, i + 1, va_arg(ap, int64_t));
+		if (status != SQLITE_OK) {
+			database_failed(db, sql, e);
+			sqlite3_finalize(*ret);
+			return -1;
+		}
+	}
+	return 0;
+}
+
+int database_run(struct database *db, struct error **e, const char *sql, const char *types, ...)
+{
+	LOCK_SCOPE(&db->mutex);
+	sqlite3_stmt *statement = NULL;
+	va_list ap;
+	va_start(ap, types);
+	int r = database_prepare(db, &statement, sql, types, ap, e);
+	va_end(ap);
+	if (r < 0)
+		return -1;
+	int status = sqlite3_step(statement);
+	if (status != SQLITE_DONE && status != SQLITE_ROW)
+		r = database_failed(db, sql, e);
+	else
+		r = sqlite3_changes(db->sqlite);
+	sqlite3_finalize(statement);
+	return r;
+}
+
+const char *database_text(const struct database_row *row, int column)
+{
+	const unsigned char *text = sqlite3_column_text(row->statement, column);
+	return text ? (const char *)text : "";
+}
+
+int64_t database_integer(const struct database_row *row, int column)
+{
+	return sqlite3_column_int64(row->statement, column);
+}
+
+int database_query(struct database *db, struct error **e, int (*on_row)(void *user, const struct database_row *row, struct error **e),
+		   void *user, const char *sql, const char *types, ...)
+{
+	LOCK_SCOPE(&db->mutex);
+	struct database_row row = {0};
+	va_list ap;
+	va_start(ap, types);
+	int r = database_prepare(db, &row.statement, sql, types, ap, e);
+	va_end(ap);
+	if (r < 0)
+		return -1;
+	int rows = 0, status;
+	while ((status = sqlite3_step(row.statement)) == SQLITE_ROW) {
+		rows++;
+		if (on_row(user, &row, e) < 0) {
+			sqlite3_finalize(row.statement);
+			return -1;
+		}
+	}
+	if (status != SQLITE_DONE)
+		rows = database_failed(db, sql, e);
+	sqlite3_finalize(row.statement);
+	return rows;
+}
+
+int database_transaction(struct database *db, int (*body)(void *user, struct error **e), void *user, struct error **e)
+{
+	LOCK_SCOPE(&db->mutex);
+	if (database_execute(db, "BEGIN IMMEDIATE", e) < 0)
+		return -1;
+	if (body(user, e) < 0 || database_execute(db, "COMMIT", e) < 0) {
+		/* A failed COMMIT may have ended the transaction already; then there is nothing to roll back. */
+		if (!sqlite3_get_autocommit(db->sqlite))
+			(void)database_execute(db, "ROLLBACK", NULL);
+		return -1;
+	}
+	return 0;
+}
+
+static int compare_int64(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+	return (x > y) - (x < y);
+}
+
+int database_measure_commit_us(struct database *db, int64_t *ret_us, struct error **e)
+{
+	int64_t took_us[7];
+	const size_t runs = sizeof(took_us) / sizeof(took_us[0]);
+	if (database_run(db, e, "CREATE TABLE IF NOT EXISTS commit_probe(n INTEGER)", "") < 0)
+		return -1;
+	for (size_t i = 0; i < runs; i++) {
+		int64_t before_us = clock_monotonic_us();
+		if (database_run(db, e, "REPLACE INTO commit_probe(rowid, n) VALUES(1, ?)", "i", before_us) < 0)
+			return -1;
+		took_us[i] = clock_monotonic_us() - before_us;
+	}
+	qsort(took_us, runs, sizeof(took_us[0]), compare_int64);
+	*ret_us = took_us[runs / 2];
+	return 0;
+}

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The host's HTTP API; see api.h. In the order of docs/openapi.yaml: host, hosts, vms, migrations, peer messages. */
+#include "host/api.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "migration/destination.h"
+#include "migration/source.h"
+
+#define HOST_PROBE_TIMEOUT_MS 5000
+#define WAIT_MAX_MS 60000
+
+static const json_t *body_or_empty(const struct http_request *request)
+{
+	static json_t *empty;
+	if (request->body)
+		return request->body;
+	if (!empty)
+		empty = json_object();
+	return empty;
+}
+
+/* ---- host and hosts ---- */
+
+static int get_host(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)request;
+	(void)e;
+	const struct api *api = user;
+	const struct driver_host *driver_host = inventory_driver_host(api->host->inventory);
+	*ret = json_pack("{ss ss si ss ss ss ss}", "name", api->host->name, "version", FERRY_VERSION, "protocol", MIGRATION_PROTOCOL,
+			 "journal", journal_id(api->host->journal), "driver", inventory_driver(api->host->inventory)->name,
+			 "accelerator", driver_host->accelerator, "data_address", api->host->data_address);
+	json_object_set_new(*ret, "journal_commit_us", json_integer(journal_commit_us(api->host->journal)));
+	return 0;
+}
+
+static int list_hosts(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)request;
+	const struct api *api = user;
+	json_t *hosts = NULL;
+	if (peers_list(api->host->peers, &hosts, e) < 0)
+		return -1;
+	*ret = json_pack("{so}", "hosts", hosts);
+	return 0;
+}
+
+static int add_host(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	static const char *const keys[] = {"name", "address", "port", NULL};
+	const struct api *api = user;
+	const json_t *body = body_or_empty(request);
+	const char *name, *address;
+	int64_t port = CONTROL_PORT;
+	if (json_check_keys(body, keys, e) < 0 || json_get_string(body, "name", &name, e) < 0 ||
+	    json_get_string(body, "address", &address, e) < 0 || json_get_integer_opt(body, "port", 1, 65535, &port, e) < 0)
+		return -1;
+	if (!definition_name_valid(name))
+		return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is not a host name: letters, digits, '-', '_' and '.', at most %d",
+				 name, DEFINITION_NAME_MAX);
+	if (strcmp(name, api->host->name) == 0)
+		return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is this host", name);
+	if (peers_add(api->host->peers, name, address, (uint16_t)port, e) < 0)
+		return -1;
+	request->status = 201;
+	return peers_get(api->host->peers, name, ret, e);
+}
+
+static int show_host(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	cleanup_json json_t *peer = NULL;
+	cleanup_json json_t *answer = NULL;
+	cleanup_error struct error *problem = NULL;
+	struct http_client *client = NULL;
+	const char *name = request->parameters[0];
+	if (peers_get(api->host->peers, name, &peer, e) < 0)
+		return -1;
+	int r = peers_take(api->host->peers, name, &client, &problem);
+	if (r == 0)
+		r = http_client_request(client, "GET", "/v1/peer/hello", NULL, HOST_PROBE_TIMEOUT_MS, &answer, &problem);
+	json_object_set_new(peer, "reachable", json_boolean(r == 0));
+	if (r == 0) {
+		json_object_update_missing(peer, answer);
+		json_object_set_new(peer, "round_trip_ms", json_real((double)http_client_last_us(client) / 1000.0));
+	} else {
+		json_object_set_new(peer, "error",
+				    json_pack("{ss ss}", "code", error_code_name(problem->code), "message", problem->message));
+	}
+	peers_give_back(api->host->peers, name, client, r < 0);
+	*ret = take_ptr(peer);
+	return 0;
+}
+
+static int remove_host(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)ret;
+	const struct api *api = user;
+	return peers_remove(api->host->peers, request->parameters[0], e);
+}
+
+/* ---- vms ---- */
+
+static int list_vms(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)request;
+	(void)e;
+	const struct api *api = user;
+	*ret = json_pack("{so}", "vms", inventory_list(api->host->inventory));
+	return 0;
+}
+
+static int define_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	if (inventory_define(api->host->inventory, body_or_empty(request), ret, e) < 0)
+		return -1;
+	request->status = 201;
+	return 0;
+}
+
+static int show_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	return inventory_show(api->host->inventory, request->parameters[0], ret, e);
+}
+
+/* A verb on a VM, with its job held. */
+typedef int vm_verb(struct inventory *inventory, struct vm *vm, struct error **e);
+
+static int with_vm(const struct api *api, const char *name, const char *what, vm_verb *verb, json_t **ret, struct error **e)
+{
+	struct vm *vm = NULL;
+	if (inventory_lock(api->host->inventory, name, what, &vm, e) < 0)
+		return -1;
+	log_context_set(NULL, vm->name);
+	int r = verb(api->host->inventory, vm, e);
+	log_info("%s: %s", what, r < 0 ? "failed" : "done");
+	log_context_set(NULL, NULL);
+	inventory_unlock(api->host->inventory, vm);
+	if (r < 0)
+		return -1;
+	if (ret && inventory_show(api->host->inventory, name, ret, NULL) < 0)
+		*ret = json_object();
+	return 0;
+}
+
+static int undefine_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)ret;
+	return with_vm(user, request->parameters[0], "undefine", vm_undefine, NULL, e);
+}
+
+static int start_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_vm(user, request->parameters[0], "start", vm_start, ret, e);
+}
+
+static int need_machine(const struct vm *vm, struct error **e)
+{
+	return vm->machine ? 0 : error_set(e, ERROR_VM_NOT_RUNNING, "VM '%s' is not running", vm->name);
+}
+
+static int verb_stop(struct inventory *inventory, struct vm *vm, struct error **e)
+{
+	return need_machine(vm, e) < 0 ? -1 : vm_end(inventory, vm, e);
+}
+
+#define MACHINE_VERB(function, driver_call)                                                                            \
+	static int function(struct inventory *inventory, struct vm *vm, struct error **e)                              \
+	{                                                                                                              \
+		return need_machine(vm, e) < 0 ? -1 : inventory_driver(inventory)->driver_call(vm->machine, e);        \
+	}
+MACHINE_VERB(verb_shutdown, power_down)
+MACHINE_VERB(verb_reboot, reset)
+MACHINE_VERB(verb_pause, pause)
+MACHINE_VERB(verb_resume, resume)
+
+static int stop_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_vm(user, request->parameters[0], "stop", verb_stop, ret, e);
+}
+
+static int shutdown_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_vm(user, request->parameters[0], "shutdown", verb_shutdown, ret, e);
+}
+
+static int reboot_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_vm(user, request->parameters[0], "reboot", verb_reboot, ret, e);
+}
+
+static int pause_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_vm(user, request->parameters[0], "pause", verb_pause, ret, e);
+}
+
+static int resume_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_vm(user, request->parameters[0], "resume", verb_resume, ret, e);
+}
+
+/* ---- migrations ---- */
+
+static int migrate_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	struct migration_request wanted = {0};
+	if (migration_request_parse(body_or_empty(request), &wanted, e) < 0)
+		return -1;
+	if (wanted.dry_run) {
+		json_t *failures = NULL;
+		if (source_dry_run(api->host, request->parameters[0], &wanted, &failures, e) < 0)
+			return -1;
+		*ret = json_pack("{sb so}", "ok", json_array_size(failures) == 0, "failures", failures);
+		return 0;
+	}
+	struct migration *migration = NULL;
+	if (source_begin(api->host, request->parameters[0], &wanted, &migration, e) < 0)
+		return -1;
+	request->status = 202;
+	*ret = migration_view(migration);
+	migration_unref(migration);
+	return 0;
+}
+
+static int list_migrations(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)request;
+	(void)e;
+	const struct api *api = user;
+	*ret = json_pack("{so}", "migrations", migration_list_view(api->host->migrations));
+	return 0;
+}
+
+static int query_number(const struct http_request *request, const char *key, int64_t fallback, int64_t *ret, struct error **e)
+{
+	const char *text = http_request_query(request, key);
+	char *end = NULL;
+	*ret = text ? strtoll(text, &end, 10) : fallback;
+	if (text && (end == text || *end || *ret < 0))
+		return error_set(e, ERROR_INVALID_ARGUMENT, "%s must be a number, not '%s'", key, text);
+	return 0;
+}
+
+static int show_migration(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	struct migration *migration = NULL;
+	int64_t seen, wait_ms;
+	if (query_number(request, "seen", -1, &seen, e) < 0 || query_number(request, "wait_ms", 0, &wait_ms, e) < 0 ||
+	    migration_find(api->host->migrations, request->parameters[0], &migration, e) < 0)
+		return -1;
+	if (seen >= 0 && !migration_ended(migration)) {
+		/* In slices, so that a stopping ferryd does not wait for those who wait for it. */
+		int64_t deadline_us = clock_monotonic_us() + (wait_ms < WAIT_MAX_MS ? wait_ms : WAIT_MAX_MS) * 1000;
+		while (clock_monotonic_us() < deadline_us && !migration_host_stopping(api->host) &&
+		       !migration_wait_change(migration, (uint64_t)seen,
+					      deadline_us < clock_monotonic_us() + 500000 ? deadline_us
+											  : clock_monotonic_us() + 500000))
+			;
+	}
+	*ret = migration_view(migration);
+	migration_unref(migration);
+	return 0;
+}
+
+static int abort_migration(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	struct migration *migration = NULL;
+	if (migration_find(api->host->migrations, request->parameters[0], &migration, e) < 0)
+		return -1;
+	int r = source_abort(api->host, migration, e);
+	if (r == 0)
+		*ret = migration_view(migration);
+	migration_unref(migration);
+	return r;
+}
+
+/* ---- messages between hosts ---- */
+
+static int peer_hello(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)request;
+	(void)e;
+	const struct api *api = user;
+	*ret = json_pack("{ss ss si ss}", "host", api->host->name, "version", FERRY_VERSION, "protocol", MIGRATION_PROTOCOL, "journal",
+			 journal_id(api->host->journal));
+	return 0;
+}
+
+typedef int peer_message(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e);
+
+static int with_caller(void *user, struct http_request *request, peer_message *message, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	int r = message(api->host, request->caller_name, body_or_empty(request), ret, e);
+	log_context_set(NULL, NULL);
+	return r;
+}
+
+static int peer_check(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_caller(user, request, destination_check, ret, e);
+}
+
+static int peer_prepare(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_caller(user, request, destination_prepare, ret, e);
+}
+
+static int peer_finish(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_caller(user, request, destination_finish, ret, e);
+}
+
+static int peer_refuse(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_caller(user, request, destination_refuse, ret, e);
+}
+
+static int peer_outcome(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	return destination_outcome(api->host, request->caller_name, request->parameters[0], ret, e);
+}
+
+const struct http_route api_routes[] = {
+	{"GET", "/v1/host", HTTP_CALLER_CLIENT, get_host},
+	{"GET", "/v1/hosts", HTTP_CALLER_CLIENT, list_hosts},
+	{"POST", "/v1/hosts", HTTP_CALLER_CLIENT, add_host},
+	{"GET", "/v1/hosts/{name}", HTTP_CALLER_CLIENT, show_host},
+	{"DELETE", "/v1/hosts/{name}", HTTP_CALLER_CLIENT, remove_host},
+	{"GET", "/v1/vms", HTTP_CALLER_CLIENT, list_vms},
+	{"POST", "/v1/vms", HTTP_CALLER_CLIENT, define_vm},
+	{"GET", "/v1/vms/{name}", HTTP_CALLER_CLIENT, show_vm},
+	{"DELETE", "/v1/vms/{name}", HTTP_CALLER_CLIENT, undefine_vm},
+	{"POST", "/v1/vms/{name}/start", HTTP_CALLER_CLIENT, start_vm},
+	{"POST", "/v1/vms/{name}/stop", HTTP_CALLER_CLIENT, stop_vm},
+	{"POST", "/v1/vms/{name}/shutdown", HTTP_CALLER_CLIENT, shutdown_vm},
+	{"POST", "/v1/vms/{name}/reboot", HTTP_CALLER_CLIENT, reboot_vm},
+	{"POST", "/v1/vms/{name}/pause", HTTP_CALLER_CLIENT, pause_vm},
+	{"POST", "/v1/vms/{name}/resume", HTTP_CALLER_CLIENT, resume_vm},
+	{"POST", "/v1/vms/{name}/migrate", HTTP_CALLER_CLIENT, migrate_vm},
+	{"GET", "/v1/migrations", HTTP_CALLER_CLIENT, list_migrations},
+	{"GET", "/v1/migrations/{id}", HTTP_CALLER_CLIENT, show_migration},
+	{"POST", "/v1/migrations/{id}/abort", HTTP_CALLER_CLIENT, abort_migration},
+	{"GET", "/v1/peer/hello", HTTP_CALLER_HOST, peer_hello},
+	{"POST", "/v1/peer/check", HTTP_CALLER_HOST, peer_check},
+	{"POST", "/v1/peer/prepare", HTTP_CALLER_HOST, peer_prepare},
+	{"POST", "/v1/peer/finish", HTTP_CALLER_HOST, peer_finish},
+	{"POST", "/v1/peer/refuse", HTTP_CALLER_HOST, peer_refuse},
+	{"GET", "/v1/peer/outcome/{id}", HTTP_CALLER_HOST, peer_outcome},
+	{0},
+};

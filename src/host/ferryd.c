@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ferryd, the daemon of a host: command line, start, and orderly end.
+ *
+ * Threads: the control loop (net/loop.h), one a connection (net/http_server.h), one a migration and side, the inventory's
+ * janitor, and this one, which starts all others, waits for a signal and takes all down again. QEMU processes live on.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/xalloc.h"
+#include "host/api.h"
+#include "host/config.h"
+#include "host/recovery.h"
+#include "qemu/probe.h"
+
+struct ferryd {
+	struct config config;
+	struct tls_files files;
+	bool have_files;
+	struct driver_host driver_host;
+	char *vm_run_folder, *vm_log_folder;
+	pthread_t loop_thread;
+	struct database *db;
+	struct migration_host host;
+	struct api api;
+	struct http_server *server;
+};
+
+static const char usage[] = "usage: ferryd [--config FILE] [--check-config]\n"
+			    "\n"
+			    "The daemon of a host whose virtual machines Ferry moves.\n"
+			    "\n"
+			    "  --config FILE    read FILE instead of " CONFIG_PATH "\n"
+			    "  --check-config   say whether the configuration is right, and end\n"
+			    "  --show-config    print all keys with their defaults and meanings, and end\n"
+			    "  --version        print the version, and end\n"
+			    "  --help           print this, and end\n";
+
+static void *loop_main(void *user)
+{
+	struct ferryd *ferryd = user;
+	cleanup_error struct error *e = NULL;
+	if (loop_run(ferryd->host.loop, &e) < 0) {
+		log_failure(LOG_LEVEL_ERROR, "the event loop ended", e);
+		abort();
+	}
+	return NULL;
+}
+
+/* "auto": a paravirtual-only KVM passes this and still cannot run a stock guest; there the configuration must say tcg. */
+static const char *choose_accelerator(const char *configured)
+{
+	if (strcmp(configured, "auto") != 0)
+		return configured;
+	return access("/dev/kvm", R_OK | W_OK) == 0 ? "kvm" : "tcg";
+}
+
+static int make_folders(struct ferryd *ferryd, struct error **e)
+{
+	ferryd->vm_run_folder = xasprintf("%s/vms", ferryd->config.run_folder);
+	ferryd->vm_log_folder = xasprintf("%s/vms", ferryd->config.state_folder);
+	if (file_make_folders(ferryd->vm_run_folder, 0755, e) < 0 || file_make_folders(ferryd->vm_log_folder, 0750, e) < 0)
+		return -1;
+	return 0;
+}
+
+static int start_server(struct ferryd *ferryd, struct error **e)
+{
+	cleanup_free char *socket_path = xasprintf("%s/ferryd.sock", ferryd->config.run_folder);
+	struct error *no_files = NULL;
+	ferryd->have_files = tls_files_check(&ferryd->files, &no_files) == 0;
+	if (!ferryd->have_files) {
+		log_failure(LOG_LEVEL_WARNING, "no usable certificate: this host is reachable by its unix socket only", no_files);
+		error_free(no_files);
+	}
+	struct http_server_options options = {
+		.unix_path = socket_path,
+		.address = *ferryd->config.control_address ? ferryd->config.control_address : NULL,
+		.port = ferryd->have_files ? ferryd->config.control_port_number : 0,
+		.files = &ferryd->files,
+		.routes = api_routes,
+		.user = &ferryd->api,
+	};
+	ferryd->api.host = &ferryd->host;
+	return http_server_start(&options, &ferryd->server, e);
+}
+
+/* Ask QEMU now what it can do, so that the first migration need not wait for it. */
+static void warm_up(const struct ferryd *ferryd)
+{
+	cleanup_error struct error *e = NULL;
+	json_t *failures = json_array();
+	json_t *nothing = json_object();
+	/* The driver's check asks the probe; that the empty description fails it does not matter. */
+	(void)inventory_driver(ferryd->host.inventory)->check_incoming(&ferryd->driver_host, nothing, failures, &e);
+	json_decref(nothing);
+	json_decref(failures);
+	if (e && e->code == ERROR_QEMU_MISSING)
+		log_failure(LOG_LEVEL_WARNING, "no VM can run here", e);
+}
+
+static int start(struct ferryd *ferryd, struct error **e)
+{
+	struct migration_host *host = &ferryd->host;
+	struct config *config = &ferryd->config;
+	cleanup_free char *journal_path = xasprintf("%s/journal.db", config->state_folder);
+	if (make_folders(ferryd, e) < 0 || database_open(journal_path, &ferryd->db, e) < 0 || loop_new(&host->loop, e) < 0)
+		return -1;
+	if (pthread_create(&ferryd->loop_thread, NULL, loop_main, ferryd) != 0)
+		return error_set(e, ERROR_SYSTEM, "cannot start the event loop's thread");
+
+	ferryd->driver_host = (struct driver_host){
+		.loop = host->loop,
+		.run_folder = ferryd->vm_run_folder,
+		.log_folder = ferryd->vm_log_folder,
+		.binary = *config->qemu_binary ? config->qemu_binary : NULL,
+		.accelerator = choose_accelerator(config->accelerator),
+		.uid = config->uid,
+		.gid = config->gid,
+	};
+	struct inventory_options inventory_options = {
+		.db = ferryd->db,
+		.host_name = config->host_name,
+		.driver = &vm_driver_qemu,
+		.driver_host = &ferryd->driver_host,
+	};
+	migration_host_init(host);
+	host->name = config->host_name;
+	host->data_address = config->data_address;
+	host->data_port_min = config->data_port_min;
+	host->data_port_max = config->data_port_max;
+	host->trusted = config->trusted_networks;
+	host->finish_timeout_ms = config->finish_timeout_ms;
+	host->silence_limit_ms = config->silence_limit_ms;
+	host->migrations = migration_list_new();
+	tls_files_in_folder(&ferryd->files, config->pki_folder, TLS_ROLE_HOST);
+	if (inventory_new(&inventory_options, &host->inventory, e) < 0 ||
+	    journal_open(ferryd->db, host->inventory, &host->journal, e) < 0 ||
+	    peers_new(ferryd->db, &ferryd->files, &host->peers, e) < 0 || recovery_run(host, e) < 0)
+		return -1;
+	log_info("journal=%s durable_record_us=%lld accelerator=%s", journal_id(host->journal),
+		 (long long)journal_commit_us(host->journal), ferryd->driver_host.accelerator);
+	warm_up(ferryd);
+	return start_server(ferryd, e);
+}
+
+/* Workers first: the server waits for its handlers, and some of these wait for workers. */
+static void stop(struct ferryd *ferryd)
+{
+	struct migration_host *host = &ferryd->host;
+	if (host->journal)
+		migration_host_stop_workers(host);
+	http_server_stop(ferryd->server);
+	migration_list_free(host->migrations);
+	inventory_free(host->inventory);
+	peers_free(host->peers);
+	journal_free(host->journal);
+	if (ferryd->loop_thread) {
+		loop_quit(host->loop);
+		pthread_join(ferryd->loop_thread, NULL);
+	}
+	loop_free(host->loop);
+	database_close(ferryd->db);
+	tls_files_done(&ferryd->files);
+	free(ferryd->vm_run_folder);
+	free(ferryd->vm_log_folder);
+	config_done(&ferryd->config);
+}
+
+static int run(const char *config_path, bool config_optional, bool check_only)
+{
+	cleanup_error struct error *e = NULL;
+	struct ferryd ferryd = {0};
+	if (config_read(config_path, config_optional, &ferryd.config, &e) < 0) {
+		log_failure(LOG_LEVEL_ERROR, "configuration", e);
+		return 2;
+	}
+	if (check_only) {
+		printf("%s: good\n", config_path);
+		config_done(&ferryd.config);
+		return 0;
+	}
+	log_set_level(ferryd.config.level);
+
+	/* Blocked before any thread exists, so that only this one takes them. */
+	sigset_t signals;
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+
+	int status = 1, number = 0;
+	if (start(&ferryd, &e) < 0) {
+		log_failure(LOG_LEVEL_ERROR, "cannot start", e);
+	} else {
+		log_info("ferryd %s ready on %s", FERRY_VERSION, ferryd.config.host_name);
+		sd_notify(0, "READY=1");
+		while (sigwait(&signals, &number) != 0)
+			;
+		log_info("stopping on signal %d; guests run on", number);
+		sd_notify(0, "STOPPING=1");
+		status = 0;
+	}
+	stop(&ferryd);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+						{"check-config", no_argument, NULL, 'n'},
+						{"show-config", no_argument, NULL, 's'},
+						{"version", no_argument, NULL, 'V'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
+	const char *config_path = CONFIG_PATH;
+	bool config_optional = true, check_only = false;
+	for (int option; (option = getopt_long(argc, argv, "c:h", options, NULL)) >= 0;) {
+		switch (option) {
+		case 'c':
+			config_path = optarg;
+			config_optional = false;
+			break;
+		case 'n':
+			check_only = true;
+			break;
+		case 's':
+			config_print_keys(stdout);
+			return 0;
+		case 'V':
+			printf("ferryd %s\n", FERRY_VERSION);
+			return 0;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
+		default:
+			fputs(usage, stderr);
+			return 2;
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "ferryd: unexpected argument '%s'\n%s", argv[optind], usage);
+		return 2;
+	}
+	return run(config_path, config_optional, check_only);
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The checks before a migration; see checks.h. Each is a function of its own that adds what it finds. */
+#include "migration/checks.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/xalloc.h"
+#include "network/port.h"
+
+void checks_add(json_t *failures, const char *side, enum error_code code, const char *format, ...)
+{
+	va_list ap;
+	va_start(ap, format);
+	cleanup_free char *message = xvasprintf(format, ap);
+	va_end(ap);
+	json_array_append_new(failures, json_pack("{ss ss ss}", "code", error_code_name(code), "side", side, "message", message));
+}
+
+void checks_add_error(json_t *failures, const char *side, struct error *e)
+{
+	checks_add(failures, side, e->code, "%s", e->message);
+	error_free(e);
+}
+
+/* ---- source ---- */
+
+void checks_source(const struct machine_state *state, const json_t *description, json_t *failures)
+{
+	if (state->run != MACHINE_RUNNING && state->run != MACHINE_PAUSED)
+		checks_add(failures, "source", ERROR_VM_NOT_RUNNING, "the VM is %s; it must run or be paused",
+			   machine_run_name(state->run));
+	size_t i;
+	const json_t *reason;
+	json_array_foreach (json_object_get(description, "blocked_reasons"), i, reason)
+		checks_add(failures, "source", ERROR_VM_BLOCKED, "QEMU says: %s", json_string_value(reason));
+	if (json_is_true(json_object_get(description, "snapshot_mode")))
+		checks_add(failures, "source", ERROR_VM_SNAPSHOT,
+			   "the VM was started with -snapshot: its writes are in a temporary file of this host");
+}
+
+#define PROBE_PREFIX ".ferry-probe-"
+
+static char *probe_path(const char *disk_path, const char *migration_id)
+{
+	const char *slash = strrchr(disk_path, '/');
+	return xasprintf("%.*s/" PROBE_PREFIX "%s", (int)(slash - disk_path), disk_path, migration_id);
+}
+
+/* One probe a folder; disks in the same folder share it. */
+static int place_probe(const char *path, const char *token, struct error **e)
+{
+	cleanup_close int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+	if (fd < 0)
+		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make the probe file '%s', by which a shared folder is known",
+				       path);
+	ssize_t length = (ssize_t)strlen(token);
+	/* fsync: a network file system need not show the content to the other side before. */
+	if (write(fd, token, (size_t)length) != length || fsync(fd) < 0) {
+		error_set_errno(e, ERROR_SYSTEM, errno, "cannot write the probe file '%s'", path);
+		unlink(path);
+		return -1;
+	}
+	return 0;
+}
+
+void checks_remove_probes(const json_t *proofs)
+{
+	size_t i;
+	const json_t *proof;
+	json_array_foreach (proofs, i, proof) {
+		const char *path = json_string_value(json_object_get(proof, "probe"));
+		if (unlink(path) < 0 && errno != ENOENT)
+			log_warning("cannot remove the probe file '%s': %s", path, strerror(errno));
+	}
+}
+
+static const json_t *find_probe(const json_t *proofs, const char *path)
+{
+	size_t i;
+	const json_t *proof;
+	json_array_foreach (proofs, i, proof)
+		if (strcmp(json_string_value(json_object_get(proof, "probe")), path) == 0)
+			return proof;
+	return NULL;
+}
+
+int checks_place_probes(const struct definition *definition, const char *migration_id, json_t **ret_proofs, struct error **e)
+{
+	cleanup_json json_t *proofs = json_array();
+	for (size_t i = 0; i < definition->disk_count; i++) {
+		const struct definition_disk *disk = &definition->disks[i];
+		struct stat st;
+		if (stat(disk->path, &st) < 0) {
+			error_set_errno(e, ERROR_SYSTEM, errno, "disk '%s': cannot look at '%s'", disk->target, disk->path);
+			goto remove_probes;
+		}
+		cleanup_free char *probe = probe_path(disk->path, migration_id);
+		const json_t *earlier = find_probe(proofs, probe);
+		char token[RANDOM_ID_SIZE];
+		if (earlier) {
+			snprintf(token, sizeof(token), "%s", json_string_value(json_object_get(earlier, "token")));
+		} else {
+			random_id(token);
+			if (place_probe(probe, token, e) < 0)
+				goto remove_probes;
+		}
+		json_array_append_new(proofs, json_pack("{ss ss sI ss ss}", "target", disk->target, "path", disk->path, "inode", (json_int_t)st.st_ino, "probe", probe,
+							"token", token));
+	}
+	*ret_proofs = take_ptr(proofs);
+	return 0;
+
+remove_probes:
+	checks_remove_probes(proofs);
+	return -1;
+}
+
+/* ---- destination ---- */
+
+static const char *const here = "destination";
+
+static void check_vm(struct migration_host *host, const struct offer *offer, json_t *failures)
+{
+	/* Whoever has the job of the VM checks the rest; this one only reads. */
+	cleanup_json json_t *view = NULL;
+	if (inventory_show(host->inventory, offer->definition->uuid, &view, NULL) == 0) {
+		const char *state = json_string_value(json_object_get(view, "state"));
+		if (strcmp(state, "moved") != 0)
+			checks_add(failures, here, ERROR_DEST_VM_EXISTS, "%s has a VM with uuid %s already; it is %s", host->name,
+				   offer->definition->uuid, state);
+		else if ((uint64_t)json_integer_value(json_object_get(view, "epoch")) >= offer->epoch)
+			checks_add(failures, here, ERROR_PEER_STALE, "the offer is of epoch %llu; %s knows epoch %lld",
+				   (unsigned long long)offer->epoch, host->name,
+				   (long long)json_integer_value(json_object_get(view, "epoch")));
+	}
+	json_decref(take_ptr(view));
+	if (inventory_show(host->inventory, offer->definition->name, &view, NULL) == 0 &&
+	    strcmp(json_string_value(json_object_get(view, "uuid")), offer->definition->uuid) != 0)
+		checks_add(failures, here, ERROR_DEST_VM_EXISTS, "%s has another VM named '%s'", host->name, offer->definition->name);
+}
+
+static void check_memory(const struct offer *offer, json_t *failures)
+{
+	cleanup_free char *text = NULL;
+	if (file_read("/proc/meminfo", 65536, &text, NULL, NULL) < 0)
+		return;
+	const char *line = strstr(text, "MemAvailable:");
+	unsigned long long available_mib = line ? strtoull(line + strlen("MemAvailable:"), NULL, 10) / 1024 : UINT64_MAX;
+	if (available_mib < offer->definition->memory_mib)
+		checks_add(failures, here, ERROR_DEST_MEMORY, "the VM has %llu MiB of memory, %llu MiB are available",
+			   (unsigned long long)offer->definition->memory_mib, available_mib);
+}
+
+static void check_bridges(const struct offer *offer, json_t *failures)
+{
+	for (size_t i = 0; i < offer->definition->nic_count; i++) {
+		const char *bridge = offer->definition->nics[i].bridge;
+		if (!port_bridge_exists(bridge))
+			checks_add(failures, here, ERROR_DEST_BRIDGE, "there is no bridge '%s'; name another with --map bridge:%s=NAME",
+				   bridge, bridge);
+	}
+}
+
+/* The probe shows that the folder is the source's; the file itself could still be another one bound over it, so its
+ * inode must be the source's too. (Not its size: a qcow2 file grows while the guest writes.) */
+static void check_proof(const json_t *proof, const char *path, json_t *failures)
+{
+	const char *target = json_string_value(json_object_get(proof, "target"));
+	struct stat st;
+	if (stat(path, &st) < 0) {
+		checks_add(failures, here, ERROR_DEST_DISK_MISSING, "disk '%s': '%s': %s", target, path, strerror(errno));
+		return;
+	}
+	cleanup_free char *folder = xstrdup(path);
+	*strrchr(folder, '/') = '\0';
+	const char *source_probe = json_string_value(json_object_get(proof, "probe"));
+	const char *base = strrchr(source_probe, '/');
+	cleanup_free char *token = NULL;
+	bool shared = false;
+	if (base && strncmp(base, "/" PROBE_PREFIX, strlen("/" PROBE_PREFIX)) == 0) {
+		cleanup_free char *probe = xasprintf("%s%s", folder, base);
+		shared = file_read(probe, 256, &token, NULL, NULL) == 0 &&
+			 strcmp(token, json_string_value(json_object_get(proof, "token"))) == 0;
+	}
+	if (!shared || (json_int_t)st.st_ino != json_integer_value(json_object_get(proof, "inode")))
+		checks_add(failures, here, ERROR_DEST_NOT_SAME_FILE,
+			   "disk '%s': '%s' is there, but it is not the file that the source uses; the storage is not shared", target, path);
+}
+
+static void check_disks(const struct offer *offer, json_t *failures)
+{
+	for (size_t i = 0; i < offer->definition->disk_count; i++) {
+		const struct definition_disk *disk = &offer->definition->disks[i];
+		const json_t *found = NULL, *proof;
+		size_t k;
+		json_array_foreach (offer->proofs, k, proof)
+			if (strcmp(json_string_value(json_object_get(proof, "target")), disk->target) == 0)
+				found = proof;
+		if (found)
+			check_proof(found, disk->path, failures);
+		else
+			checks_add(failures, here, ERROR_DEST_NOT_SAME_FILE, "disk '%s': the source gave no proof of it", disk->target);
+	}
+}
+
+static void check_boot_file(const char *what, const char *path, json_t *failures)
+{
+	if (path && access(path, R_OK) < 0)
+		checks_add(failures, here, ERROR_DEST_KERNEL, "%s '%s': %s", what, path, strerror(errno));
+}
+
+int checks_destination(struct migration_host *host, const struct offer *offer, json_t *failures, struct error **e)
+{
+	check_vm(host, offer, failures);
+	check_memory(offer, failures);
+	check_bridges(offer, failures);
+	check_disks(offer, failures);
+	check_boot_file("kernel", offer->definition->kernel, failures);
+	check_boot_file("initrd", offer->definition->initrd, failures);
+
+	/* The driver's own: machine type, CPU, firmware, accelerator. It names only codes and messages; the side is added here. */
+	cleanup_json json_t *driver_failures = json_array();
+	if (inventory_driver(host->inventory)
+		    ->check_incoming(inventory_driver_host(host->inventory), offer->description, driver_failures, e) < 0)
+		return -1;
+	size_t i;
+	json_t *failure;
+	json_array_foreach (driver_failures, i, failure) {
+		json_object_set_new(failure, "side", json_string(here));
+		json_array_append(failures, failure);
+	}
+	return 0;
+}

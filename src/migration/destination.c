@@ -1,0 +1,649 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The destination's side of a migration.
+ *
+ * Theory of operation. The source asks; every answer follows from the journal's state of this migration (handover.tbl) and
+ * moves it on at most one decision:
+ *
+ *	check     none                 looks at everything, reserves a data port; nothing durable
+ *	prepare   none -> prepared     the VM is known here from now on, owned by the source; QEMU waits
+ *	finish    prepared -> taken    once QEMU has everything; then cont; taken -> running; answers "running"
+ *	          prepared -> refused  if QEMU could not load it
+ *	          taken -> refused     only if the guest provably never ran
+ *	refuse    prepared -> refused  the machine is ended
+ *	          none -> refused      a tombstone: finish for this id is refused for ever
+ *
+ * A record is durable before the act that it names. Messages are answered under the migration's `work` mutex, so two of them
+ * never decide at once. A watcher thread looks after a prepared machine: if QEMU ends, or nothing is heard of the source for
+ * too long and it does not answer a question either, the destination refuses by itself; that is always safe, because as
+ * long as it is only prepared nobody has been told that the VM runs here.
+ */
+#include "migration/destination.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/xalloc.h"
+#include "migration/arrival.h"
+#include "migration/checks.h"
+#include "migration/offer.h"
+#include "net/socket.h"
+
+#define CHECK_LIFETIME_MS 60000 /* a port reserved by check is let go if prepare does not follow */
+#define ASK_SOURCE_TIMEOUT_MS 5000
+#define WATCH_PERIOD_US 500000
+#define LOAD_TIMEOUT_US 20000000 /* one try; the source asks again */
+
+/* Guarded by migration->work. */
+struct destination_arrival {
+	struct data_port port;
+	struct offer offer;
+	bool new_here;			       /* the VM was unknown before: a refusal forgets it again */
+	struct definition *old_definition;     /* what was kept of an earlier stay here; a refusal brings it back */
+	int64_t heard_us;		       /* of the source, last */
+	bool watched;
+	bool watch_ends; /* atomic: read without `work` */
+	pthread_t watcher;
+};
+
+static void arrival_free(struct destination_arrival *arrival)
+{
+	if (!arrival)
+		return;
+	data_port_release(&arrival->port);
+	offer_done(&arrival->offer);
+	definition_free(arrival->old_definition);
+	free(arrival);
+}
+
+/* ---- check ---- */
+
+static int parse_offer_of(const char *caller, const json_t *body, struct offer *ret, struct error **e)
+{
+	if (offer_parse(body, ret, e) < 0)
+		return -1;
+	if (strcmp(ret->source, caller) == 0)
+		return 0;
+	error_set(e, ERROR_PERMISSION, "the certificate says '%s', the message '%s'", caller, ret->source);
+	offer_done(ret);
+	return -1;
+}
+
+/* The timer that lets a reserved port go; on the loop's thread, so it only marks. See destination_drop_stale(). */
+static void drop_if_stale(void *user, struct migration *migration)
+{
+	struct migration_host *host = user;
+	if (migration->role != MIGRATION_DESTINATION || pthread_mutex_trylock(&migration->work) != 0)
+		return;
+	bool stale = migration->handover == HANDOVER_NONE && migration->arrival &&
+		     clock_monotonic_us() - migration->arrival->heard_us > CHECK_LIFETIME_MS * 1000;
+	if (stale) {
+		arrival_free(take_ptr(migration->arrival));
+		migration_list_remove(host->migrations, migration);
+	}
+	pthread_mutex_unlock(&migration->work);
+}
+
+int destination_check(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+{
+	struct offer offer = {0};
+	if (parse_offer_of(caller, body, &offer, e) < 0)
+		return -1;
+	migration_list_each(host->migrations, drop_if_stale, host);
+	struct migration *migration = NULL;
+	if (migration_find(host->migrations, offer.migration_id, &migration, NULL) == 0) {
+		migration_unref(migration);
+		error_set(e, ERROR_PEER_STALE, "migration %s is known here already", offer.migration_id);
+		offer_done(&offer);
+		return -1;
+	}
+	log_context_set(offer.migration_id, offer.definition->name);
+	cleanup_json json_t *failures = json_array();
+	if (checks_destination(host, &offer, failures, e) < 0) {
+		offer_done(&offer);
+		return -1;
+	}
+	cleanup_json json_t *answer = json_pack("{si ss ss}", "protocol", MIGRATION_PROTOCOL, "host", host->name, "journal",
+						journal_id(host->journal));
+	struct destination_arrival *arrival = xcalloc(1, sizeof(*arrival));
+	struct error *no_port = NULL;
+	arrival->heard_us = clock_monotonic_us();
+	if (data_port_reserve(host, &arrival->port, &no_port) < 0) {
+		checks_add_error(failures, "destination", no_port);
+		arrival_free(arrival);
+	} else {
+		json_object_set_new(answer, "data",
+				    json_pack("{ss si ss sb}", "address", host->data_address, "port", (int)arrival->port.port,
+					      "token", arrival->port.token, "trusted",
+					      (int)socket_address_in_networks(host->data_address, host->trusted)));
+		migration = migration_new(host->migrations, offer.migration_id, MIGRATION_DESTINATION, offer.definition->name,
+					  offer.definition->uuid, offer.source, host->name, offer.epoch);
+		migration->arrival = arrival;
+		migration_set_status(migration, MIGRATION_CHECKING);
+		migration_unref(migration);
+	}
+	json_object_set(answer, "failures", failures);
+	offer_done(&offer);
+	*ret = take_ptr(answer);
+	return 0;
+}
+
+/* ---- refusing; `work` is held ---- */
+
+static void end_with(struct migration_host *host, struct migration *migration, enum migration_status status)
+{
+	cleanup_error struct error *e = NULL;
+	migration_set_status(migration, status);
+	if (journal_keep_view(host->journal, migration, &e) < 0)
+		log_failure(LOG_LEVEL_WARNING, "cannot keep the result", e);
+}
+
+static void stop_watching(struct migration_host *host, struct migration *migration)
+{
+	struct destination_arrival *arrival = migration->arrival;
+	if (!arrival || !arrival->watched)
+		return;
+	arrival->watched = false;
+	if (pthread_equal(pthread_self(), arrival->watcher)) { /* the watcher itself refuses; it ends right after */
+		pthread_detach(pthread_self());
+		return;
+	}
+	__atomic_store_n(&arrival->watch_ends, true, __ATOMIC_RELEASE);
+	inventory_driver(host->inventory)->nudge(migration->vm->machine);
+	pthread_join(arrival->watcher, NULL); /* it takes `work` only by trying */
+}
+
+/* prepared -> refused or taken -> refused: end the machine, then say so durably, then let the VM go. When the guest cannot have
+ * run, ending its process first is what makes the refusal true. */
+static int refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why, struct error **e)
+{
+	struct destination_arrival *arrival = migration->arrival;
+	struct vm *vm = migration->vm;
+	log_info("refusing: %s", why);
+	if (vm && vm->machine) {
+		stop_watching(host, migration);
+		if (vm_end(host->inventory, vm, e) < 0)
+			return error_wrap(e, "ending the incoming QEMU");
+	}
+	/* The source owned it before the epoch that did not come. */
+	struct journal_ownership back = {
+		.vm = vm,
+		.owner = migration->source,
+		.epoch = migration->epoch - 1,
+		.definition = arrival ? arrival->old_definition : NULL,
+	};
+	if (journal_step(host->journal, migration, HANDOVER_REFUSED, vm ? &back : NULL, e) < 0)
+		return -1;
+	migration_set_reason(migration, code, why);
+	bool forget = vm && arrival && arrival->new_here;
+	if (arrival)
+		arrival->old_definition = NULL; /* the VM has it now */
+	arrival_free(take_ptr(migration->arrival));
+	if (vm) {
+		struct error *problem = NULL;
+		vm->arriving = false;
+		/* The tombstone is in the migration's row; the VM itself need not be remembered if it was new here. */
+		if (forget && vm_forget(host->inventory, vm, &problem) < 0)
+			log_failure(LOG_LEVEL_WARNING, "cannot forget the VM", problem);
+		error_free(problem);
+		migration->vm = NULL;
+		inventory_unlock(host->inventory, vm);
+	}
+	end_with(host, migration, code == ERROR_CANCELLED ? MIGRATION_CANCELLED : MIGRATION_ROLLED_BACK);
+	return 0;
+}
+
+/* ---- the watch over a prepared machine ---- */
+
+/* Whether the source still works on this migration: asked when nothing was heard for a while. */
+static bool source_still_there(struct migration_host *host, struct migration *migration, const char **ret_why)
+{
+	cleanup_error struct error *e = NULL;
+	cleanup_json json_t *answer = NULL;
+	struct http_client *client = NULL;
+	cleanup_free char *path = xasprintf("/v1/peer/outcome/%s", migration->id);
+	*ret_why = "the source does not answer";
+	if (peers_take(host->peers, migration->source, &client, &e) < 0)
+		return false;
+	int r = http_client_request(client, "GET", path, NULL, ASK_SOURCE_TIMEOUT_MS, &answer, &e);
+	bool answered = r == 0 || http_client_answered(client);
+	peers_give_back(host->peers, migration->source, client, !answered);
+	if (!answered)
+		return false;
+	*ret_why = "the source has given the migration up";
+	return r == 0 && !json_is_true(json_object_get(answer, "ended"));
+}
+
+struct watch {
+	struct migration_host *host;
+	struct migration *migration;
+};
+
+/* One look, `work` held. Returns false when there is nothing to watch any more. */
+static bool watch_look(const struct watch *watch, const struct machine_state *state)
+{
+	struct migration *migration = watch->migration;
+	cleanup_error struct error *e = NULL;
+	if (migration->handover != HANDOVER_PREPARED)
+		return false;
+	if (state->run != MACHINE_GONE)
+		return true;
+	cleanup_free char *words = inventory_driver(watch->host->inventory)->last_words(migration->vm->machine);
+	cleanup_free char *why = xasprintf("the destination's QEMU ended: %s", words);
+	if (refuse(watch->host, migration, ERROR_QEMU_GONE, why, &e) < 0)
+		log_failure(LOG_LEVEL_ERROR, "refusing", e);
+	return false;
+}
+
+/* Nothing was heard for too long: ask, without holding `work`; refuse when the answer (or the silence) says so. */
+static bool watch_silence(const struct watch *watch)
+{
+	struct migration_host *host = watch->host;
+	struct migration *migration = watch->migration;
+	const char *why;
+	if (source_still_there(host, migration, &why)) {
+		if (pthread_mutex_trylock(&migration->work) == 0) {
+			if (migration->arrival)
+				migration->arrival->heard_us = clock_monotonic_us();
+			pthread_mutex_unlock(&migration->work);
+		}
+		return true;
+	}
+	if (pthread_mutex_trylock(&migration->work) != 0)
+		return true; /* a message of the source is being answered just now */
+	bool go_on = migration->handover != HANDOVER_PREPARED;
+	if (!go_on) {
+		cleanup_error struct error *e = NULL;
+		if (refuse(host, migration, ERROR_PEER_UNREACHABLE, why, &e) < 0)
+			log_failure(LOG_LEVEL_ERROR, "refusing", e);
+	}
+	pthread_mutex_unlock(&migration->work);
+	return false;
+}
+
+static void *watch_main(void *user)
+{
+	struct watch *watch = user;
+	struct migration_host *host = watch->host;
+	struct migration *migration = watch->migration;
+	struct destination_arrival *arrival = migration->arrival; /* lives as long as the watch does, see stop_watching() */
+	const struct vm_driver *driver = inventory_driver(host->inventory);
+	struct machine *machine = migration->vm->machine;
+	log_context_set(migration->id, migration->vm_name);
+	for (;;) {
+		struct machine_state state;
+		driver->state(machine, &state);
+		if (__atomic_load_n(&arrival->watch_ends, __ATOMIC_ACQUIRE) || migration_host_stopping(host))
+			break;
+		if (pthread_mutex_trylock(&migration->work) == 0) {
+			int64_t silent_ms = (clock_monotonic_us() - arrival->heard_us) / 1000;
+			bool go_on = watch_look(watch, &state);
+			pthread_mutex_unlock(&migration->work);
+			if (!go_on || (silent_ms > host->silence_limit_ms && !watch_silence(watch)))
+				break;
+		}
+		(void)driver->wait_change(machine, state.change, clock_monotonic_us() + WATCH_PERIOD_US);
+	}
+	free(watch);
+	migration_unref(migration);
+	migration_host_worker_done(host);
+	return NULL;
+}
+
+static void start_watching(struct migration_host *host, struct migration *migration)
+{
+	struct watch *watch = xcalloc(1, sizeof(*watch));
+	watch->host = host;
+	watch->migration = migration_ref(migration);
+	migration->arrival->watched = true;
+	migration_host_start_worker(host, watch_main, watch, &migration->arrival->watcher);
+}
+
+/* ---- prepare ---- */
+
+/* Make the VM known here, owned by the source, and start its machine. On failure the caller refuses. */
+static int start_arrival(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	struct destination_arrival *arrival = migration->arrival;
+	const struct offer *offer = &arrival->offer;
+	struct vm *vm = migration->vm;
+	cleanup_json json_t *definition_json = definition_to_json(offer->definition);
+	struct definition *definition = NULL;
+	if (definition_parse(definition_json, &definition, e) < 0)
+		return -1;
+	arrival->new_here = vm->epoch == 0;
+	if (vm->definition) {
+		cleanup_json json_t *old_json = definition_to_json(vm->definition);
+		if (definition_parse(old_json, &arrival->old_definition, e) < 0)
+			arrival->old_definition = NULL;
+	}
+	struct journal_ownership known = {
+		.vm = vm, .owner = migration->source, .epoch = migration->epoch - 1, .definition = definition};
+	if (journal_step(host->journal, migration, HANDOVER_PREPARED, &known, e) < 0) {
+		definition_free(definition);
+		return -1;
+	}
+	vm->arriving = true;
+	migration_set_status(migration, MIGRATION_PREPARING);
+
+	struct move_options move = {
+		.address = *host->data_address ? host->data_address : "0.0.0.0",
+		.port = arrival->port.port,
+		.tls_key_hex = offer->tls_key_hex,
+		.channels = offer->channels,
+	};
+	struct machine_observer observer = vm_observer(host->inventory, vm);
+	struct machine *machine = NULL;
+	data_port_release(&arrival->port); /* the machine listens there now */
+	if (inventory_driver(host->inventory)
+		    ->start_incoming(inventory_driver_host(host->inventory), vm->definition, &move, &observer, &machine, e) < 0)
+		return -1;
+	vm_set_machine(host->inventory, vm, machine);
+	migration_lock(migration);
+	migration->encrypted = offer->tls_key_hex != NULL;
+	migration_unlock_changed(migration);
+	migration_set_status(migration, MIGRATION_COPYING);
+	start_watching(host, migration);
+	return 0;
+}
+
+static int prepare_held(struct migration_host *host, struct migration *migration, struct offer *offer, struct error **e)
+{
+	struct destination_arrival *arrival = migration->arrival;
+	if (migration->handover == HANDOVER_PREPARED)
+		return 0; /* said twice */
+	if (migration->handover != HANDOVER_NONE || !arrival)
+		return error_set(e, ERROR_PEER_STALE, "migration %s is %s here", migration->id, handover_state_name(migration->handover));
+	if (offer->epoch != migration->epoch || strcmp(offer->definition->uuid, migration->vm_uuid) != 0)
+		return error_set(e, ERROR_PEER_PROTOCOL, "prepare and check of migration %s disagree", migration->id);
+	cleanup_free char *job = xasprintf("migration %s", migration->id);
+	if (inventory_lock_arriving(host->inventory, migration->vm_uuid, migration->vm_name, job, &migration->vm, e) < 0)
+		return -1;
+	struct vm *vm = migration->vm;
+	if (vm->machine || vm->epoch >= offer->epoch ||
+	    (vm->epoch && strcmp(vm->owner, host->name) == 0)) {
+		error_set(e, ERROR_PEER_STALE, "%s has the VM at epoch %llu, owned by '%s'; the offer is of epoch %llu", host->name,
+			  (unsigned long long)vm->epoch, vm->owner, (unsigned long long)offer->epoch);
+		migration->vm = NULL;
+		inventory_unlock(host->inventory, vm);
+		return -1;
+	}
+	offer_done(&arrival->offer);
+	arrival->offer = *offer;
+	*offer = (struct offer){0};
+	arrival->heard_us = clock_monotonic_us();
+	migration->guest_paused = arrival->offer.paused;
+	snprintf(migration->peer_journal_id, sizeof(migration->peer_journal_id), "%s", arrival->offer.source_journal);
+	struct error *problem = NULL;
+	if (start_arrival(host, migration, &problem) == 0)
+		return 0;
+	struct error *second = NULL;
+	if (migration->handover == HANDOVER_PREPARED &&
+	    refuse(host, migration, problem->code, problem->message, &second) < 0) {
+		log_failure(LOG_LEVEL_ERROR, "refusing", second);
+	} else if (migration->vm) {
+		migration->vm = NULL;
+		inventory_unlock(host->inventory, vm);
+	}
+	error_free(second);
+	return error_move(e, problem);
+}
+
+int destination_prepare(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+{
+	struct offer offer = {0};
+	struct migration *migration = NULL;
+	if (parse_offer_of(caller, body, &offer, e) < 0)
+		return -1;
+	log_context_set(offer.migration_id, offer.definition->name);
+	if (migration_find(host->migrations, offer.migration_id, &migration, e) < 0) {
+		offer_done(&offer);
+		return -1;
+	}
+	pthread_mutex_lock(&migration->work);
+	int r = migration->role == MIGRATION_DESTINATION
+			? prepare_held(host, migration, &offer, e)
+			: error_set(e, ERROR_PEER_PROTOCOL, "migration %s is not one that comes here", migration->id);
+	pthread_mutex_unlock(&migration->work);
+	migration_unref(migration);
+	offer_done(&offer);
+	if (r == 0)
+		*ret = json_pack("{ss}", "journal", journal_id(host->journal));
+	return r;
+}
+
+/* ---- finish; `work` is held ---- */
+
+static void settled_here(struct migration_host *host, struct migration *migration, enum migration_status status)
+{
+	struct vm *vm = migration->vm;
+	stop_watching(host, migration);
+	arrival_free(take_ptr(migration->arrival));
+	migration_set_owner(migration, host->name);
+	vm->arriving = false;
+	migration->vm = NULL;
+	inventory_unlock(host->inventory, vm);
+	end_with(host, migration, status);
+}
+
+/* taken -> running (or, with proof that it never ran, refused). Also after a restart in between. */
+static int take_over(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	const struct vm_driver *driver = inventory_driver(host->inventory);
+	struct machine *machine = migration->vm->machine;
+	struct error *problem = NULL;
+	bool ran = true; /* without a machine: it may have run before it ended */
+	if (machine && driver->take_over(machine, migration->guest_paused, &ran, &problem) < 0 && !ran) {
+		int r = refuse(host, migration, problem->code, problem->message, e);
+		error_free(problem);
+		return r;
+	}
+	if (!machine)
+		error_set(&problem, ERROR_QEMU_GONE, "the destination's QEMU ended while it took over");
+	if (journal_step(host->journal, migration, HANDOVER_RUNNING, NULL, e) < 0) {
+		error_free(problem);
+		return -1;
+	}
+	if (problem) { /* it is ours, and it crashed: the source must not resume, for disks may have changed */
+		log_failure(LOG_LEVEL_ERROR, "the guest was taken over and ended", problem);
+		migration_set_reason(migration, problem->code, problem->message);
+		error_free(problem);
+	}
+	return 0;
+}
+
+static int take(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	const struct vm_driver *driver = inventory_driver(host->inventory);
+	struct vm *vm = migration->vm;
+	migration_set_status(migration, MIGRATION_COMPLETING);
+	struct error *problem = NULL;
+	if (driver->wait_loaded(vm->machine, clock_monotonic_us() + LOAD_TIMEOUT_US, &problem) < 0) {
+		if (problem->code == ERROR_TIMEOUT)
+			return error_move(e, problem); /* still loading: decide nothing, the source asks again */
+		int r = refuse(host, migration, problem->code, problem->message, e);
+		error_free(problem);
+		return r;
+	}
+	struct journal_ownership ours = {
+		.vm = vm, .owner = host->name, .epoch = migration->epoch, .definition = vm->definition};
+	if (journal_step(host->journal, migration, HANDOVER_TAKEN, &ours, e) < 0)
+		return -1;
+	return take_over(host, migration, e);
+}
+
+/* ---- the source's questions ---- */
+
+struct question {
+	const char *id, *vm_uuid, *source;
+	int64_t epoch;
+	bool dry_run;
+};
+
+static int read_question(const char *caller, const json_t *body, struct question *ret, struct error **e)
+{
+	struct question question = {0};
+	if (json_get_string(body, "migration", &question.id, e) < 0 || json_get_string(body, "vm_uuid", &question.vm_uuid, e) < 0 ||
+	    json_get_string(body, "source", &question.source, e) < 0 ||
+	    json_get_integer(body, "epoch", 2, INT64_MAX, &question.epoch, e) < 0 ||
+	    json_get_bool_opt(body, "dry_run", &question.dry_run, e) < 0)
+		return -1;
+	if (!offer_id_valid(question.id))
+		return error_set(e, ERROR_PEER_PROTOCOL, "key 'migration' is not an id");
+	if (strcmp(question.source, caller) != 0)
+		return error_set(e, ERROR_PERMISSION, "the certificate says '%s', the message '%s'", caller, question.source);
+	*ret = question;
+	return 0;
+}
+
+static json_t *answer_state(struct migration_host *host, enum handover_state state, const char *message, int64_t began_us)
+{
+	return json_pack("{ss ss ss* sI}", "state", handover_state_name(state), "journal", journal_id(host->journal), "message",
+			 message, "took_us", (json_int_t)(clock_monotonic_us() - began_us));
+}
+
+typedef int decide_function(struct migration_host *host, struct migration *migration, const struct question *question,
+			    struct error **e);
+
+static int decide_finish(struct migration_host *host, struct migration *migration, const struct question *question,
+			 struct error **e)
+{
+	(void)question;
+	if (migration->arrival)
+		migration->arrival->heard_us = clock_monotonic_us();
+	if (migration->handover == HANDOVER_PREPARED)
+		return take(host, migration, e);
+	if (migration->handover == HANDOVER_TAKEN)
+		return take_over(host, migration, e);
+	return 0;
+}
+
+static int decide_refuse(struct migration_host *host, struct migration *migration, const struct question *question,
+			 struct error **e)
+{
+	if (migration->handover == HANDOVER_PREPARED)
+		return refuse(host, migration, ERROR_CANCELLED, "the source took the VM back", e);
+	if (migration->handover == HANDOVER_NONE && question->dry_run) {
+		arrival_free(take_ptr(migration->arrival));
+		migration_list_remove(host->migrations, migration);
+		return 0;
+	}
+	if (migration->handover == HANDOVER_NONE)
+		return refuse(host, migration, ERROR_CANCELLED, "the source gave the migration up", e);
+	return 0; /* taken, running: too late, and the answer says so */
+}
+
+static int answer_question(struct migration_host *host, const char *caller, const json_t *body, decide_function *decide,
+			   bool refusing, json_t **ret, struct error **e)
+{
+	int64_t began_us = clock_monotonic_us();
+	struct question question;
+	struct migration *migration = NULL;
+	if (read_question(caller, body, &question, e) < 0)
+		return -1;
+	log_context_set(question.id, NULL);
+	if (migration_find(host->migrations, question.id, &migration, NULL) < 0) {
+		/* Not in memory: an old one, or never heard of. A refusal is written down either way, so that a finish that comes
+		 * late finds it. */
+		enum handover_state state = HANDOVER_NONE;
+		if (journal_state(host->journal, question.id, &state, e) < 0)
+			return -1;
+		if (state == HANDOVER_NONE && refusing && !question.dry_run) {
+			if (journal_refuse_unknown(host->journal, question.id, question.vm_uuid, question.source,
+						   (uint64_t)question.epoch, e) < 0)
+				return -1;
+			state = HANDOVER_REFUSED;
+		}
+		*ret = answer_state(host, state, "this migration is not known here", began_us);
+		return 0;
+	}
+	log_context_set(question.id, migration->vm_name);
+	pthread_mutex_lock(&migration->work);
+	int r = 0;
+	if (migration->role != MIGRATION_DESTINATION || strcmp(migration->source, caller) != 0 ||
+	    strcmp(migration->vm_uuid, question.vm_uuid) != 0 || migration->epoch != (uint64_t)question.epoch)
+		r = error_set(e, ERROR_PEER_STALE, "the question does not fit migration %s as it is known here", migration->id);
+	else
+		r = decide(host, migration, &question, e);
+	if (r == 0)
+		*ret = answer_state(host, migration->handover, migration->reason_message, began_us);
+	/* Tidying up of our own comes after the answer's figures, but before anybody else decides. */
+	if (r == 0 && migration->handover == HANDOVER_RUNNING && migration->vm)
+		settled_here(host, migration, MIGRATION_COMPLETED);
+	pthread_mutex_unlock(&migration->work);
+	migration_unref(migration);
+	return r;
+}
+
+int destination_finish(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+{
+	return answer_question(host, caller, body, decide_finish, false, ret, e);
+}
+
+int destination_refuse(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+{
+	return answer_question(host, caller, body, decide_refuse, true, ret, e);
+}
+
+int destination_outcome(struct migration_host *host, const char *caller, const char *migration_id, json_t **ret, struct error **e)
+{
+	struct migration *migration = NULL;
+	if (migration_find(host->migrations, migration_id, &migration, e) < 0)
+		return -1;
+	bool concerned = strcmp(migration->source, caller) == 0 || strcmp(migration->destination, caller) == 0;
+	if (concerned)
+		*ret = json_pack("{ss ss sb ss}", "state", handover_state_name(migration->handover), "role",
+				 migration->role == MIGRATION_SOURCE ? "source" : "destination", "ended",
+				 (int)migration_ended(migration), "journal", journal_id(host->journal));
+	else
+		error_set(e, ERROR_PERMISSION, "migration %s is between other hosts", migration_id);
+	migration_unref(migration);
+	return concerned ? 0 : -1;
+}
+
+/* ---- after a restart ---- */
+
+int destination_recover(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	log_context_set(migration->id, migration->vm_name);
+	if (inventory_lock(host->inventory, migration->vm_uuid, "migration", &migration->vm, e) < 0)
+		return -1;
+	struct vm *vm = migration->vm;
+	pthread_mutex_lock(&migration->work);
+	int r = 0;
+	switch (migration->handover) {
+	case HANDOVER_PREPARED:
+		vm->arriving = true;
+		if (!vm->machine) {
+			r = refuse(host, migration, ERROR_QEMU_GONE, "the destination's QEMU was gone after a restart", e);
+			break;
+		}
+		migration->arrival = xcalloc(1, sizeof(*migration->arrival));
+		migration->arrival->port.fd = -1;
+		migration->arrival->heard_us = clock_monotonic_us();
+		migration_set_status(migration, MIGRATION_COPYING);
+		start_watching(host, migration);
+		break;
+	case HANDOVER_TAKEN:
+		migration_set_status(migration, MIGRATION_COMPLETING);
+		r = take_over(host, migration, e);
+		if (r == 0 && migration->handover == HANDOVER_RUNNING)
+			settled_here(host, migration, MIGRATION_COMPLETED);
+		break;
+	case HANDOVER_RUNNING:
+		settled_here(host, migration, MIGRATION_COMPLETED);
+		break;
+	default:
+		migration->vm = NULL;
+		inventory_unlock(host->inventory, vm);
+		end_with(host, migration, MIGRATION_ROLLED_BACK);
+		break;
+	}
+	pthread_mutex_unlock(&migration->work);
+	log_context_set(NULL, NULL);
+	return r;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a migration uses of the host that it runs on. Filled in by ferryd at its start; then only `workers` changes.
+ * Workers are detached threads that are counted: when ferryd stops, they are told and waited for.
+ */
+#ifndef FERRY_MIGRATION_HOST_H
+#define FERRY_MIGRATION_HOST_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "migration/journal.h"
+#include "migration/peers.h"
+#include "net/loop.h"
+#include "vm/inventory.h"
+
+struct migration_host {
+	const char *name;
+	struct loop *loop;
+	struct inventory *inventory;
+	struct journal *journal;
+	struct migration_list *migrations;
+	struct peers *peers;
+	const char *data_address;  /* where this host's QEMUs listen for migrations; "": on all addresses */
+	uint16_t data_port_min, data_port_max;
+	const char *trusted;	   /* networks on which plain text is allowed; "" none */
+	int64_t finish_timeout_ms; /* how long the destination may take to load and answer, one try */
+	int64_t silence_limit_ms;  /* a prepared destination that hears nothing of the source for this long asks, then refuses */
+
+	struct migration_workers {
+		pthread_mutex_t mutex;
+		pthread_cond_t changed;
+		unsigned int count;
+		bool stopping;
+	} workers;
+};
+
+void migration_host_init(struct migration_host *host);
+/* Run main(argument) in a counted thread, which ends with migration_host_worker_done(). Detached, unless the caller wants
+ * *ret_thread, which it then joins. */
+void migration_host_start_worker(struct migration_host *host, void *(*main)(void *argument), void *argument,
+				 pthread_t *ret_thread);
+void migration_host_worker_done(struct migration_host *host);
+bool migration_host_stopping(struct migration_host *host);
+/* Wait at most timeout_ms; true at once when ferryd is stopping. */
+bool migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms);
+/* Tell all workers to stop where they are and wait until they have. What is durable is taken up again at the next start. */
+void migration_host_stop_workers(struct migration_host *host);
+
+/* The version of the messages between hosts; a peer that does not know it is refused before anything is started. */
+#define MIGRATION_PROTOCOL 1
+
+#endif

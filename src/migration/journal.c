@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The journal; see journal.h. A step is one transaction: the migration's row moves from the state that it must be in, and
+ * the VM's row gets the owner that the step means. If the row is not in that state, somebody else has decided: the step
+ * fails and nothing changes.
+ */
+#include "migration/journal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/xalloc.h"
+
+struct journal {
+	struct database *db;
+	struct inventory *inventory;
+	char id[RANDOM_ID_SIZE];
+	int64_t commit_us;
+};
+
+static const char *const schema[] = {
+	"CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL) STRICT",
+	"CREATE TABLE IF NOT EXISTS migration("
+	" id TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL, vm_uuid TEXT NOT NULL, vm_name TEXT NOT NULL,"
+	" source TEXT NOT NULL, destination TEXT NOT NULL, epoch INTEGER NOT NULL, peer_journal TEXT NOT NULL,"
+	" began_ms INTEGER NOT NULL, ended INTEGER NOT NULL, paused INTEGER NOT NULL, keep INTEGER NOT NULL, view TEXT,"
+	" PRIMARY KEY(id, role)) STRICT",
+};
+
+static const char *role_name(enum migration_role role)
+{
+	return role == MIGRATION_SOURCE ? "source" : "destination";
+}
+
+static int read_id(void *user, const struct database_row *row, struct error **e)
+{
+	(void)e;
+	struct journal *journal = user;
+	snprintf(journal->id, sizeof(journal->id), "%s", database_text(row, 0));
+	return 0;
+}
+
+int journal_open(struct database *db, struct inventory *inventory, struct journal **ret, struct error **e)
+{
+	struct journal *journal = xcalloc(1, sizeof(*journal));
+	journal->db = db;
+	journal->inventory = inventory;
+	for (size_t i = 0; i < sizeof(schema) / sizeof(schema[0]); i++)
+		if (database_run(db, e, schema[i], "") < 0)
+			goto free_journal;
+	int rows = database_query(db, e, read_id, journal, "SELECT id FROM journal", "");
+	if (rows == 0) {
+		random_id(journal->id);
+		rows = database_run(db, e, "INSERT INTO journal(id) VALUES(?)", "s", journal->id);
+	}
+	if (rows < 0 || database_measure_commit_us(db, &journal->commit_us, e) < 0)
+		goto free_journal;
+	*ret = journal;
+	return 0;
+
+free_journal:
+	free(journal);
+	return -1;
+}
+
+void journal_free(struct journal *journal)
+{
+	free(journal);
+}
+
+const char *journal_id(const struct journal *journal)
+{
+	return journal->id;
+}
+
+int64_t journal_commit_us(const struct journal *journal)
+{
+	return journal->commit_us;
+}
+
+struct step {
+	struct journal *journal;
+	struct migration *migration;
+	enum handover_state to;
+	const struct journal_ownership *ownership;
+};
+
+static int step_body(void *user, struct error **e)
+{
+	const struct step *step = user;
+	const struct migration *migration = step->migration;
+	struct database *db = step->journal->db;
+	const struct journal_ownership *ownership = step->ownership;
+	int changed;
+	if (migration->handover == HANDOVER_NONE)
+		changed = database_run(
+			db, e,
+			"INSERT INTO migration(id, role, state, vm_uuid, vm_name, source, destination, epoch, peer_journal, began_ms,"
+			" ended, paused, keep) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+			"sssssssisiii", migration->id, role_name(migration->role), handover_state_name(step->to),
+			migration->vm_uuid, migration->vm_name, migration->source, migration->destination,
+			(int64_t)migration->epoch, migration->peer_journal_id, migration->began_wall_ms,
+			(int64_t)migration->guest_paused, (int64_t)migration->request.keep_source_definition);
+	else
+		changed = database_run(db, e,
+				       "UPDATE migration SET state = ?, peer_journal = ? WHERE id = ? AND role = ? AND state = ?",
+				       "sssss", handover_state_name(step->to), migration->peer_journal_id, migration->id,
+				       role_name(migration->role), handover_state_name(migration->handover));
+	if (changed < 0)
+		return error_wrap(e, "recording '%s'", handover_state_name(step->to));
+	if (changed != 1)
+		return error_set(e, ERROR_JOURNAL, "migration %s is no longer '%s' in the journal", migration->id,
+				 handover_state_name(migration->handover));
+	if (ownership && vm_write_row(step->journal->inventory, ownership->vm, ownership->owner, ownership->epoch,
+				      ownership->definition, e) < 0)
+		return -1;
+	return 0;
+}
+
+int journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
+		 const struct journal_ownership *ownership, struct error **e)
+{
+	assert(handover_step_allowed(migration->handover, to));
+	struct step step = {journal, migration, to, ownership};
+	if (database_transaction(journal->db, step_body, &step, e) < 0)
+		return -1;
+	log_info("handover=%s", handover_state_name(to));
+	migration->handover = to;
+	if (ownership)
+		vm_apply(journal->inventory, ownership->vm, ownership->owner, ownership->epoch, ownership->definition);
+	return 0;
+}
+
+int journal_keep_view(struct journal *journal, struct migration *migration, struct error **e)
+{
+	cleanup_json json_t *view = migration_view(migration);
+	cleanup_free char *text = json_text(view);
+	int64_t ended = json_is_true(json_object_get(view, "ended"));
+	return database_run(journal->db, e, "UPDATE migration SET view = ?, ended = ? WHERE id = ? AND role = ?", "siss", text, ended,
+			    migration->id, role_name(migration->role));
+}
+
+static int read_state(void *user, const struct database_row *row, struct error **e)
+{
+	(void)e;
+	*(enum handover_state *)user = handover_state_from_name(database_text(row, 0));
+	return 0;
+}
+
+int journal_state(struct journal *journal, const char *migration_id, enum handover_state *ret, struct error **e)
+{
+	enum handover_state state = HANDOVER_NONE;
+	if (database_query(journal->db, e, read_state, &state,
+			   "SELECT state FROM migration WHERE id = ? AND role = 'destination'", "s", migration_id) < 0)
+		return -1;
+	*ret = state;
+	return 0;
+}
+
+int journal_refuse_unknown(struct journal *journal, const char *migration_id, const char *vm_uuid, const char *source,
+			   uint64_t epoch, struct error **e)
+{
+	return database_run(journal->db, e,
+			    "INSERT OR IGNORE INTO migration(id, role, state, vm_uuid, vm_name, source, destination, epoch,"
+			    " peer_journal, began_ms, ended, paused, keep) VALUES(?, 'destination', 'refused', ?, '', ?, '', ?, '', ?, 1, 0, 0)",
+			    "sssii", migration_id, vm_uuid, source, (int64_t)epoch, clock_wall_ms());
+}
+
+struct load {
+	struct migration_list *list;
+};
+
+/* A row of an earlier run: what has ended is shown as it was; what has not is left for recovery, with its state. */
+static int load_row(void *user, const struct database_row *row, struct error **e)
+{
+	struct load *load = user;
+	enum migration_role role = strcmp(database_text(row, 1), "source") == 0 ? MIGRATION_SOURCE : MIGRATION_DESTINATION;
+	enum handover_state state = handover_state_from_name(database_text(row, 2));
+	if (state == HANDOVER_STATE_COUNT)
+		return error_set(e, ERROR_JOURNAL, "migration %s has the unknown state '%s'", database_text(row, 0),
+				 database_text(row, 2));
+	bool ended = database_integer(row, 10);
+	const char *text = database_text(row, 13);
+	if (ended && !*text)
+		return 0; /* a tombstone of a migration that was never here */
+	struct migration *migration = migration_new(load->list, database_text(row, 0), role, database_text(row, 4),
+						    database_text(row, 3), database_text(row, 5), database_text(row, 6),
+						    (uint64_t)database_integer(row, 7));
+	migration->handover = state;
+	migration->began_wall_ms = database_integer(row, 9);
+	migration->guest_paused = database_integer(row, 11);
+	migration->request.keep_source_definition = database_integer(row, 12);
+	snprintf(migration->peer_journal_id, sizeof(migration->peer_journal_id), "%s", database_text(row, 8));
+	cleanup_json json_t *view = NULL;
+	if (ended && json_parse(text, strlen(text), &view, NULL) == 0) {
+		enum migration_status status = migration_status_from_name(json_string_value(json_object_get(view, "status")));
+		if (status < MIGRATION_STATUS_COUNT)
+			migration->status = status;
+		migration->archived = take_ptr(view);
+	}
+	migration_unref(migration);
+	return 0;
+}
+
+int journal_load(struct journal *journal, struct migration_list *list, struct error **e)
+{
+	struct load load = {list};
+	return database_query(journal->db, e, load_row, &load,
+			      "SELECT id, role, state, vm_uuid, vm_name, source, destination, epoch, peer_journal, began_ms, ended,"
+			      " paused, keep, view FROM migration ORDER BY began_ms",
+			      "") < 0
+		       ? -1
+		       : 0;
+}

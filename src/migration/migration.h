@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One migration as this host sees it, and the list of them. Each side has a record of its own under the same id.
+ *
+ * A migration is worked on by one thread at a time: at the source its worker (source.c), at the destination whichever
+ * request of the source is being answered (destination.c), under `work`. What readers see is guarded by `mutex` and never
+ * held during work, so `migration show` answers during every step. Every visible change raises `change` and wakes those
+ * who wait for it.
+ */
+#ifndef FERRY_MIGRATION_MIGRATION_H
+#define FERRY_MIGRATION_MIGRATION_H
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "vm/driver.h"
+#include "vm/inventory.h"
+
+enum migration_status {
+#define MIGRATION_STATUS(symbol, name, ended, meaning) symbol,
+#include "migration/status.tbl"
+#undef MIGRATION_STATUS
+	MIGRATION_STATUS_COUNT
+};
+
+enum migration_role { MIGRATION_SOURCE, MIGRATION_DESTINATION };
+
+enum handover_state {
+#define HANDOVER_STATE(symbol, name, side, may_run) symbol,
+#include "migration/handover.tbl"
+#undef HANDOVER_STATE
+	HANDOVER_STATE_COUNT
+};
+
+const char *migration_status_name(enum migration_status status);
+bool migration_status_ended(enum migration_status status);
+enum migration_status migration_status_from_name(const char *name);
+const char *handover_state_name(enum handover_state state);
+enum handover_state handover_state_from_name(const char *name);
+/* Whether the table has this step. */
+bool handover_step_allowed(enum handover_state from, enum handover_state to);
+
+/* What was asked for. */
+struct migration_request {
+	char *to;
+	bool dry_run;
+	bool paused;		       /* leave it paused at the destination */
+	bool keep_source_definition;
+	char *transport;	       /* "auto" or "native" */
+	unsigned int channels;	       /* 1 or more */
+	uint64_t bandwidth_bytes_per_s; /* 0: unlimited */
+	int64_t max_downtime_ms;
+	int64_t deadline_ms; /* from the request; 0: none */
+	char **maps;
+	size_t map_count;
+};
+int migration_request_parse(const json_t *json, struct migration_request *ret, struct error **e) MUST_CHECK;
+void migration_request_done(struct migration_request *request);
+
+#define MIGRATION_PHASES_MAX 12
+struct migration_phase {
+	enum migration_status status;
+	int64_t start_us, end_us; /* after the beginning; end 0: still in it */
+};
+
+struct migration {
+	/* Fixed at creation. */
+	char id[RANDOM_ID_SIZE];
+	enum migration_role role;
+	char vm_uuid[DEFINITION_UUID_SIZE];
+	char *vm_name;
+	char *source, *destination; /* host names */
+	uint64_t epoch;		    /* of the VM once the destination has taken it */
+	int64_t began_wall_ms, began_us;
+
+	/* Read and written by whoever works on it (`work` at the destination). */
+	struct migration_request request;
+	pthread_mutex_t work;
+	enum handover_state handover;
+	char peer_journal_id[RANDOM_ID_SIZE]; /* of the other side, exchanged at prepare */
+	struct vm *vm;			      /* with its job held while the migration is not settled */
+	struct destination_arrival *arrival;  /* destination.c's own */
+	bool guest_paused;		      /* it was paused before, and stays so after, whoever has it then */
+	pthread_t worker;
+	bool has_worker;
+
+	/* Guarded by mutex. */
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	uint64_t change;
+	enum migration_status status;
+	char *owner;
+	enum error_code reason_code; /* ERROR_CODE_COUNT: none */
+	char *reason_message;
+	json_t *failures; /* of checks; NULL when there are none */
+	bool abort_requested, too_late_to_abort;
+	bool cleanup_pending;
+	bool encrypted;
+	struct migration_phase phases[MIGRATION_PHASES_MAX];
+	size_t phase_count;
+	int64_t total_us, downtime_us, setup_ms, qemu_total_ms;
+	uint64_t wire_bytes, ram_bytes;
+	unsigned int iterations;
+	struct move_sample progress; /* the last look at the copy */
+	json_t *archived;	     /* the view of a migration of an earlier run of ferryd */
+
+	unsigned int references;
+	struct migration *next;
+};
+
+struct migration_list;
+struct migration_list *migration_list_new(void);
+void migration_list_free(struct migration_list *list);
+
+/* A new record with one reference of the caller and one of the list. */
+struct migration *migration_new(struct migration_list *list, const char *id /* NULL: a new one */, enum migration_role role,
+				const char *vm_name, const char *vm_uuid, const char *source, const char *destination,
+				uint64_t epoch);
+/* By id or a unique beginning of at least four digits; a reference is the caller's. */
+int migration_find(struct migration_list *list, const char *id, struct migration **ret, struct error **e) MUST_CHECK;
+struct migration *migration_ref(struct migration *migration);
+void migration_unref(struct migration *migration);
+void migration_list_remove(struct migration_list *list, struct migration *migration);
+/* Call visit for each, newest first, with a reference held. */
+void migration_list_each(struct migration_list *list, void (*visit)(void *user, struct migration *migration), void *user);
+
+/* What the API shows (DESIGN 7); the caller owns it. */
+json_t *migration_view(struct migration *migration);
+json_t *migration_list_view(struct migration_list *list);
+
+/* ---- changes, by whoever works on it ---- */
+/* The one function that changes the status: it ends the phase, begins the next, logs, wakes. */
+void migration_set_status(struct migration *migration, enum migration_status status);
+void migration_set_owner(struct migration *migration, const char *host);
+void migration_set_reason(struct migration *migration, enum error_code code, const char *message);
+void migration_set_progress(struct migration *migration, const struct move_sample *sample);
+/* Lock-free helpers are not needed: small changes are made between these two. The second wakes the waiters. */
+void migration_lock(struct migration *migration);
+void migration_unlock_changed(struct migration *migration);
+bool migration_abort_requested(struct migration *migration);
+bool migration_ended(struct migration *migration);
+/* Wait until change differs from seen (true) or the monotonic deadline passes (false). */
+bool migration_wait_change(struct migration *migration, uint64_t seen, int64_t deadline_us);
+
+#endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The offer: what a source tells a destination about a VM that it wants to hand over. The body of the peer messages
+ * `check` and `prepare` (docs/protocol.md). Parsing trusts nothing: types, lengths, ids and the definition are checked.
+ */
+#ifndef FERRY_MIGRATION_OFFER_H
+#define FERRY_MIGRATION_OFFER_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "vm/definition.h"
+
+struct offer {
+	char migration_id[RANDOM_ID_SIZE];
+	char *source; /* host name; must be the caller's certificate's */
+	char source_journal[RANDOM_ID_SIZE];
+	uint64_t epoch;			/* of the VM once it has been taken */
+	struct definition *definition;	/* as it shall be at the destination (mapped) */
+	json_t *description;		/* the driver's, see vm/driver.h */
+	json_t *proofs;			/* [{target, path, inode, probe, token}] of shared disks */
+	bool paused;
+	unsigned int channels;
+	char *tls_key_hex; /* in prepare, when the copy is encrypted; NULL otherwise */
+};
+
+int offer_parse(const json_t *json, struct offer *ret, struct error **e) MUST_CHECK;
+json_t *offer_to_json(const struct offer *offer);
+void offer_done(struct offer *offer);
+/* Whether text is an id as random_id() makes them. */
+bool offer_id_valid(const char *text);
+
+#endif

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source's side of a migration: from the request to the VM released. docs/migration.md tells the whole story. */
+#ifndef FERRY_MIGRATION_SOURCE_H
+#define FERRY_MIGRATION_SOURCE_H
+
+#include "migration/host.h"
+
+/* Accept a migration of a VM of this host: takes its job, makes the record, starts the worker. *ret has a reference of the
+ * caller. `request` is stolen, also on failure. */
+int source_begin(struct migration_host *host, const char *vm_name, struct migration_request *request, struct migration **ret,
+		 struct error **e) MUST_CHECK;
+/* Run the checks of both sides and start nothing; *ret_failures is [{code, side, message}], the caller's. `request` is stolen. */
+int source_dry_run(struct migration_host *host, const char *vm_name, struct migration_request *request, json_t **ret_failures,
+		   struct error **e) MUST_CHECK;
+/* Ask for a rollback. ERROR_MIGRATION_TOO_LATE once the destination has been asked to take over. */
+int source_abort(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+/* Go on with a migration that an earlier ferryd left unsettled; the VM's machine (if any) is attached, its job taken here. */
+int source_recover(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+
+#endif
