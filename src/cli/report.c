@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is said of a migration when it has ended; see report.h. */
+#include "cli/report.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/xalloc.h"
+#include "cli/interrupt.h"
+#include "cli/output.h"
+#include "cli/units.h"
+
+static bool report_is(const json_t *migration, const char *status)
+{
+	return strcmp(output_string(migration, "status"), status) == 0;
+}
+
+static bool report_true(const json_t *migration, const char *key)
+{
+	return json_is_true(json_object_get(migration, key));
+}
+
+int report_status(const json_t *migration)
+{
+	if (report_is(migration, "completed"))
+		return EXIT_COMPLETED;
+	if (report_is(migration, "cancelled"))
+		return EXIT_CANCELLED;
+	if (report_is(migration, "in-doubt") || report_is(migration, "recovering"))
+		return EXIT_IN_DOUBT;
+	if (report_is(migration, "failed")) {
+		if (report_true(migration, "refused"))
+			return EXIT_REFUSED;
+		return cli_migration_refusal(
+			error_code_from_name(output_string(json_object_get(migration, "reason"), "code")));
+	}
+	return EXIT_FAILED;
+}
+
+void report_failures(const json_t *failures, const char *vm, const char *to)
+{
+	size_t count = json_array_size(failures);
+	fprintf(stderr, "ferry: %s cannot move to %s: %zu check%s failed\n", vm, to, count, count == 1 ? "" : "s");
+	for (size_t i = 0; i < count; i++) {
+		const json_t *failure = json_array_get(failures, i);
+		const char *code = output_string(failure, "code");
+		cleanup_free char *message = output_safe(output_string(failure, "message"));
+		fprintf(stderr, "  %s: %s (%s)\n", output_string(failure, "side"), message, code);
+		enum error_code known = error_code_from_name(code);
+		if (known != ERROR_CODE_COUNT)
+			fprintf(stderr, "    %s\n", error_code_meaning(known));
+	}
+}
+
+/* Why it did not move, on stderr. */
+static void report_reason(const json_t *migration)
+{
+	const char *vm = output_string(migration, "vm");
+	const json_t *failures = json_object_get(migration, "failures");
+	if (json_array_size(failures) > 0) {
+		report_failures(failures, vm, output_string(migration, "destination"));
+		return;
+	}
+	const json_t *reason = json_object_get(migration, "reason");
+	const char *code = output_string(reason, "code");
+	cleanup_free char *message = output_safe(json_is_object(reason) ? output_string(reason, "message") : "no reason is known");
+	const char *what = report_is(migration, "cancelled") ? "was cancelled"
+			   : report_status(migration) == EXIT_IN_DOUBT ? "is not settled"
+								       : "did not succeed";
+	fprintf(stderr, "ferry: the move of %s to %s %s: %s (%s)\n", vm, output_string(migration, "destination"), what, message,
+		code);
+	enum error_code known = error_code_from_name(code);
+	if (known != ERROR_CODE_COUNT && known != ERROR_CANCELLED && known != ERROR_INVALID_ARGUMENT && known != ERROR_SYSTEM)
+		fprintf(stderr, "  %s\n", error_code_meaning(known));
+}
+
+/* "total 5.7 s, of it 7.9 ms paused" and so on. */
+static void report_figures(const json_t *migration)
+{
+	char total[UNITS_SIZE], pause[UNITS_SIZE], sent[UNITS_SIZE];
+	long long iterations = output_integer(migration, "iterations");
+	printf("  total      %s; the guest was paused for %s\n", units_format_ms(total, output_number(migration, "total_ms")),
+	       units_format_ms(pause, output_number(migration, "downtime_ms")));
+	printf("  sent       %s in %lld iteration%s, %s, %s\n", units_format_bytes(sent, output_number(migration, "wire_bytes")),
+	       iterations, iterations == 1 ? "" : "s", output_string(migration, "transport"),
+	       report_true(migration, "encrypted") ? "encrypted" : "not encrypted");
+}
+
+int report_end(const struct cli *cli, const json_t *migration)
+{
+	int status = report_status(migration);
+	if (status != EXIT_COMPLETED)
+		report_reason(migration);
+	if (cli->json) {
+		output_json(migration);
+		return status;
+	}
+	const char *vm = output_string(migration, "vm"), *owner = output_string(migration, "owner");
+	if (status == EXIT_COMPLETED)
+		printf("%s moved from %s to %s, which owns it now.\n", vm, output_string(migration, "source"), owner);
+	else if (status == EXIT_IN_DOUBT)
+		printf("%s waits; its last known owner is %s. Follow it with: ferry migration watch %s\n", vm, owner,
+		       output_string(migration, "id"));
+	else
+		printf("%s stays on %s, which owns it.\n", vm, owner);
+	if (!report_is(migration, "failed"))
+		report_figures(migration);
+	printf("  migration  %s\n", output_string(migration, "id"));
+	if (report_true(migration, "cleanup_pending"))
+		printf("  Cleaning up is not finished; ferryd goes on with it.\n");
+	return status;
+}
+
+int report_left(const struct cli *cli, const json_t *migration, const char *id, bool abort_asked)
+{
+	const char *name = migration ? output_string(migration, "id") : id;
+	if (abort_asked)
+		fprintf(stderr, "ferry: left. Cancelling was asked for and goes on without us; see how it ends with: ferry migration watch %s\n",
+			name);
+	else
+		fprintf(stderr, "ferry: left. The migration goes on; see it with: ferry migration watch %s\n", name);
+	if (cli->json && migration)
+		output_json(migration);
+	return EXIT_BY_SIGNAL + interrupt_signal();
+}
+
+int report_lost(const struct cli *cli, const json_t *migration, const char *id, const struct error *e)
+{
+	const char *name = migration ? output_string(migration, "id") : id;
+	cleanup_free char *message = output_safe(e->message);
+	fprintf(stderr, "ferry: %s (%s)\n  What became of the migration is not known here. Once ferryd runs: ferry migration watch %s\n",
+		message, error_code_name(e->code), name);
+	if (cli->json) {
+		cleanup_json json_t *value = json_pack("{s{ssss}sO*}", "error", "code", error_code_name(e->code), "message",
+						       message, "migration", migration);
+		output_json(value);
+	}
+	return EXIT_IN_DOUBT;
+}
+
+void report_show(const json_t *migration)
+{
+	char date[OUTPUT_DATE_SIZE], total[UNITS_SIZE], pause[UNITS_SIZE], sent[UNITS_SIZE], ram[UNITS_SIZE];
+	printf("migration    %s\n", output_string(migration, "id"));
+	printf("vm           %s (%s)\n", output_string(migration, "vm"), output_string(migration, "vm_uuid"));
+	printf("from, to     %s, %s\n", output_string(migration, "source"), output_string(migration, "destination"));
+	printf("status       %s%s\n", output_string(migration, "status"),
+	       report_true(migration, "cleanup_pending") ? ", cleaning up" : "");
+	printf("owner        %s\n", output_string(migration, "owner"));
+	const json_t *reason = json_object_get(migration, "reason");
+	if (json_is_object(reason)) {
+		cleanup_free char *message = output_safe(output_string(reason, "message"));
+		printf("reason       %s (%s)\n", message, output_string(reason, "code"));
+	}
+	const json_t *failures = json_object_get(migration, "failures");
+	for (size_t i = 0; i < json_array_size(failures); i++) {
+		const json_t *failure = json_array_get(failures, i);
+		cleanup_free char *message = output_safe(output_string(failure, "message"));
+		printf("check        %s: %s (%s)\n", output_string(failure, "side"), message, output_string(failure, "code"));
+	}
+	printf("started      %s\n", output_date(date, output_integer(migration, "started_at_ms")));
+	printf("total        %s\n", units_format_ms(total, output_number(migration, "total_ms")));
+	printf("pause        %s\n", units_format_ms(pause, output_number(migration, "downtime_ms")));
+	printf("sent         %s (memory %s) in %lld iterations\n",
+	       units_format_bytes(sent, output_number(migration, "wire_bytes")),
+	       units_format_bytes(ram, output_number(migration, "ram_bytes")), (long long)output_integer(migration, "iterations"));
+	printf("transport    %s, %s\n", output_string(migration, "transport"),
+	       report_true(migration, "encrypted") ? "encrypted" : "not encrypted");
+	const json_t *phases = json_object_get(migration, "phases");
+	for (size_t i = 0; i < json_array_size(phases); i++) {
+		const json_t *phase = json_array_get(phases, i);
+		double start_ms = output_number(phase, "start_ms");
+		const json_t *end = json_object_get(phase, "end_ms");
+		char length[UNITS_SIZE] = "goes on";
+		if (json_is_number(end))
+			units_format_ms(length, json_number_value(end) - start_ms);
+		printf("%s %-10s from %.3f s: %s\n", i == 0 ? "phases      " : "            ", output_string(phase, "name"),
+		       start_ms / 1000, length);
+	}
+}
