@@ -176,6 +176,41 @@ static void qmp_take_reply(struct qmp *qmp, json_t *message)
 	}
 }
 
+/* QEMU has 64-bit unsigned properties, jansson 64-bit signed integers: numbers beyond become the largest of these. The
+ * line is changed in place; a number never grows by it, so a shorter one is filled up with spaces. */
+static void qmp_clamp_numbers(char *line, size_t length)
+{
+	static const char largest[] = "9223372036854775807";
+	const size_t digits_max = sizeof(largest) - 1;
+	bool in_string = false;
+	for (size_t i = 0; i < length; i++) {
+		if (in_string && line[i] == '\\') {
+			i++;
+		} else if (line[i] == '"') {
+			in_string = !in_string;
+		} else if (!in_string && line[i] >= '0' && line[i] <= '9') {
+			size_t digits = 1;
+			while (i + digits < length && line[i + digits] >= '0' && line[i + digits] <= '9')
+				digits++;
+			if (digits > digits_max || (digits == digits_max && memcmp(line + i, largest, digits_max) > 0)) {
+				memset(line + i, ' ', digits);
+				memcpy(line + i, largest, digits_max);
+			}
+			i += digits - 1;
+		}
+	}
+}
+
+static int qmp_parse(const char *line, size_t length, json_t **ret, struct error **e)
+{
+	if (json_parse(line, length, ret, e) == 0)
+		return 0;
+	cleanup_free char *copy = xmalloc(length + 1);
+	memcpy(copy, line, length);
+	qmp_clamp_numbers(copy, length);
+	return json_parse(copy, length, ret, NULL);
+}
+
 /* False when the line is not QMP; *ret_reason says what it is. */
 static bool qmp_take_line(struct qmp *qmp, const char *line, size_t length, int64_t received_us, char **ret_reason)
 {
@@ -185,7 +220,7 @@ static bool qmp_take_line(struct qmp *qmp, const char *line, size_t length, int6
 		return true;
 	cleanup_error struct error *error = NULL;
 	cleanup_json json_t *message = NULL;
-	if (json_parse(line, length, &message, &error) < 0 || !json_is_object(message)) {
+	if (qmp_parse(line, length, &message, &error) < 0 || !json_is_object(message)) {
 		*ret_reason = xasprintf("QEMU's monitor sent what is not QMP (%s): %.*s",
 					error ? error->message : "no object", length > 80 ? 80 : (int)length, line);
 		return false;
