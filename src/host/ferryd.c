@@ -22,7 +22,6 @@
 #include "host/api.h"
 #include "host/config.h"
 #include "host/recovery.h"
-#include "qemu/probe.h"
 
 struct ferryd {
 	struct config config;
@@ -96,20 +95,6 @@ static int start_server(struct ferryd *ferryd, struct error **e)
 	return http_server_start(&options, &ferryd->server, e);
 }
 
-/* Ask QEMU now what it can do, so that the first migration need not wait for it. */
-static void warm_up(const struct ferryd *ferryd)
-{
-	cleanup_error struct error *e = NULL;
-	json_t *failures = json_array();
-	json_t *nothing = json_object();
-	/* The driver's check asks the probe; that the empty description fails it does not matter. */
-	(void)inventory_driver(ferryd->host.inventory)->check_incoming(&ferryd->driver_host, nothing, failures, &e);
-	json_decref(nothing);
-	json_decref(failures);
-	if (e && e->code == ERROR_QEMU_MISSING)
-		log_failure(LOG_LEVEL_WARNING, "no VM can run here", e);
-}
-
 static int start(struct ferryd *ferryd, struct error **e)
 {
 	struct migration_host *host = &ferryd->host;
@@ -151,7 +136,10 @@ static int start(struct ferryd *ferryd, struct error **e)
 		return -1;
 	log_info("journal=%s durable_record_us=%lld accelerator=%s", journal_id(host->journal),
 		 (long long)journal_commit_us(host->journal), ferryd->driver_host.accelerator);
-	warm_up(ferryd);
+	struct error *no_qemu = NULL;
+	if (vm_driver_qemu.warm_up(&ferryd->driver_host, &no_qemu) < 0)
+		log_failure(LOG_LEVEL_WARNING, "no VM can run here", no_qemu);
+	error_free(no_qemu);
 	return start_server(ferryd, e);
 }
 

@@ -70,6 +70,7 @@ struct move_sample {
 	uint64_t total_bytes;	/* the guest's RAM */
 	uint64_t remaining_bytes; /* dirty or never sent */
 	uint64_t transferred_bytes;
+	uint64_t wire_bytes; /* by the kernel's count of the stream's socket, retransmissions included; 0 where it is not ours (multifd) */
 	uint64_t normal_pages, zero_pages;
 	uint64_t page_size_bytes;
 	uint64_t dirty_bytes_per_s; /* by the last synchronisation; 0 before the second pass */
@@ -99,6 +100,9 @@ struct machine_observer {
 
 struct vm_driver {
 	const char *name;
+
+	/* Find out what the hypervisor can do on this host, so that the first start or migration need not wait for it. */
+	int (*warm_up)(const struct driver_host *host, struct error **e);
 
 	/* ---- daily verbs ---- */
 	/* Start a guest; returns when it runs (or is paused, for start_paused). Nothing is left behind on failure. */

@@ -160,12 +160,21 @@ static void machine_changed(void *user, const struct machine_state *state)
 	pthread_cond_signal(&entry->inventory->wake_janitor);
 }
 
+/* The mutex is held. Whether there is something to tidy up, and nobody who will do it. */
+static bool entry_untidy(struct vm_entry *entry)
+{
+	if (!entry->look || entry->job)
+		return false;
+	entry->look = false;
+	if (!entry->vm.machine)
+		return false;
+	struct machine_state state;
+	entry->inventory->options.driver->state(entry->vm.machine, &state);
+	return state.run == MACHINE_GONE;
+}
+
 static void tidy_entry(struct inventory *inventory, struct vm_entry *entry)
 {
-	struct machine_state state;
-	inventory->options.driver->state(entry->vm.machine, &state);
-	if (state.run != MACHINE_GONE)
-		return;
 	log_context_set(NULL, entry->vm.name);
 	log_info("guest ended");
 	cleanup_error struct error *e = NULL;
@@ -180,15 +189,12 @@ static void *janitor_main(void *user)
 	pthread_mutex_lock(&inventory->mutex);
 	while (!inventory->stopping) {
 		struct vm_entry *entry = inventory->entries;
-		while (entry && !(entry->look && !entry->job))
+		while (entry && !entry_untidy(entry))
 			entry = entry->next;
 		if (!entry) {
 			pthread_cond_wait(&inventory->wake_janitor, &inventory->mutex);
 			continue;
 		}
-		entry->look = false;
-		if (!entry->vm.machine)
-			continue;
 		entry->job = xstrdup("tidying up");
 		pthread_mutex_unlock(&inventory->mutex);
 		tidy_entry(inventory, entry);
