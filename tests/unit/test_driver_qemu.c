@@ -1,0 +1,755 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The QEMU driver with real QEMUs: TCG, 32 MiB, no disk unless the test is about disks; two "hosts" are two sets of
+ * folders on this machine. Root only (QEMU runs as another user; a network namespace keeps the taps to ourselves).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/xalloc.h"
+#include "net/socket.h"
+#include "network/port.h"
+#include "vm/driver.h"
+#include "vm/qemu_machine.h"
+
+#define QEMU_UID 61000
+#define BINARY "/usr/bin/qemu-system-x86_64"
+#define LONG_US 20000000 /* never waited for in a test that passes */
+#define KEY "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+struct site {
+	struct driver_host host;
+	char *run_folder, *log_folder;
+};
+
+static struct loop *loop;
+static pthread_t loop_thread;
+static char folder[] = "/tmp/ferry-test-XXXXXX";
+static struct site a, b;
+static const struct vm_driver *const driver = &vm_driver_qemu;
+static uint16_t next_port = 49152;
+
+/* A call that must succeed; says why it did not. */
+#define OK(call)                                                                                                       \
+	do {                                                                                                           \
+		struct error *ok_error = NULL;                                                                         \
+		struct error **e = &ok_error;                                                                          \
+		if ((call) < 0)                                                                                        \
+			fail_msg("%s: %s", #call, ok_error->message);                                                  \
+	} while (0)
+
+/* A call that must fail with this code. */
+#define FAILS(expected, call)                                                                                          \
+	do {                                                                                                           \
+		cleanup_error struct error *fails_error = NULL;                                                        \
+		struct error **e = &fails_error;                                                                       \
+		if ((call) >= 0)                                                                                       \
+			fail_msg("%s should have failed", #call);                                                      \
+		if (fails_error->code != (expected))                                                                   \
+			fail_msg("%s: code %s: %s", #call, error_code_name(fails_error->code), fails_error->message);  \
+	} while (0)
+
+static void *loop_main(void *unused)
+{
+	(void)unused;
+	if (loop_run(loop, NULL) < 0)
+		abort();
+	return NULL;
+}
+
+static void site_init(struct site *site, const char *name)
+{
+	site->run_folder = xasprintf("%s/%s/run", folder, name);
+	site->log_folder = xasprintf("%s/%s/log", folder, name);
+	OK(file_make_folders(site->run_folder, 0711, e));
+	OK(file_make_folders(site->log_folder, 0711, e));
+	site->host = (struct driver_host){
+		.loop = loop,
+		.run_folder = site->run_folder,
+		.log_folder = site->log_folder,
+		.binary = BINARY,
+		.accelerator = "tcg",
+		.uid = QEMU_UID,
+		.gid = QEMU_UID,
+	};
+}
+
+static void make_network(void)
+{
+	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+	cleanup_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(unshare(CLONE_NEWNET), 0);
+	cleanup_close int inside = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(ioctl(inside, SIOCSIFFLAGS, &request), 0);
+	assert_int_equal(ioctl(inside, SIOCBRADDBR, "br0"), 0);
+	strcpy(request.ifr_name, "br0");
+	assert_int_equal(ioctl(inside, SIOCSIFFLAGS, &request), 0);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	log_set_level(getenv("FERRY_TEST_DEBUG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
+	if (geteuid() != 0 || access(BINARY, X_OK) < 0)
+		return 0;
+	make_network();
+	OK(loop_new(&loop, e));
+	assert_int_equal(pthread_create(&loop_thread, NULL, loop_main, NULL), 0);
+	assert_non_null(mkdtemp(folder));
+	chmod(folder, 0755);
+	site_init(&a, "a");
+	site_init(&b, "b");
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	if (!loop)
+		return 0;
+	loop_quit(loop);
+	pthread_join(loop_thread, NULL);
+	loop_free(loop);
+	OK(file_remove_tree(folder, e));
+	free(a.run_folder);
+	free(a.log_folder);
+	free(b.run_folder);
+	free(b.log_folder);
+	return 0;
+}
+
+#define NEEDS_QEMU()                                                                                                   \
+	do {                                                                                                           \
+		if (!loop)                                                                                             \
+			skip();                                                                                        \
+	} while (0)
+
+static struct definition *define(const char *more)
+{
+	cleanup_free char *text = xasprintf("{\"name\": \"guest\", \"memory_mib\": 32%s%s}", more[0] ? ", " : "", more);
+	cleanup_json json_t *json = NULL;
+	struct definition *definition = NULL;
+	OK(json_parse(text, strlen(text), &json, e));
+	OK(definition_parse(json, &definition, e));
+	return definition;
+}
+
+static enum machine_run run_of(struct machine *machine)
+{
+	struct machine_state state;
+	driver->state(machine, &state);
+	return state.run;
+}
+
+static void wait_for(struct machine *machine, unsigned int run_mask, unsigned int move_mask)
+{
+	struct machine_state state;
+	if (!machine_wait_for(machine, run_mask, move_mask, clock_monotonic_us() + LONG_US, &state)) {
+		cleanup_free char *words = driver->last_words(machine);
+		fail_msg("machine stays %s, move %s: %s", machine_run_name(state.run), move_state_name(state.move),
+			 words);
+	}
+}
+
+static void end(struct machine *machine)
+{
+	cleanup_free char *machine_folder = xstrdup(machine->folder);
+	OK(driver->end(machine, e));
+	assert_int_equal(run_of(machine), MACHINE_GONE);
+	OK(driver->end(machine, e));
+	driver->detach(machine);
+	assert_int_equal(access(machine_folder, F_OK), -1);
+}
+
+/* Start on b an incoming machine for one that runs on a, on the next free port. */
+static struct machine *start_incoming(const struct definition *definition, struct move_options *move)
+{
+	struct machine *machine = NULL;
+	for (;;) {
+		struct error *e = NULL;
+		move->port = next_port++;
+		if (driver->start_incoming(&b.host, definition, move, NULL, &machine, &e) == 0)
+			return machine;
+		if (e->code != ERROR_DATA_PORTS)
+			fail_msg("start_incoming: %s", e->message);
+		error_free(e);
+	}
+}
+
+static void assert_no_folder(const struct machine *machine, const char *file)
+{
+	cleanup_free char *path = machine_path(machine, file);
+	if (access(path, F_OK) == 0)
+		fail_msg("%s is still there", path);
+}
+
+/* ---- tests ---- */
+
+static void test_start_and_daily_verbs(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct definition *definition = define("");
+	struct machine *machine = NULL, *second = NULL;
+	struct machine_state before, after;
+
+	OK(driver->start(&a.host, definition, true, NULL, &machine, e));
+	assert_int_equal(run_of(machine), MACHINE_PAUSED);
+	FAILS(ERROR_VM_RUNNING, driver->start(&a.host, definition, true, NULL, &second, e));
+	OK(driver->resume(machine, e));
+	driver->state(machine, &before);
+	assert_int_equal(before.run, MACHINE_RUNNING);
+	assert_true(before.resumed_us > 0);
+	OK(driver->pause(machine, e));
+	driver->state(machine, &after);
+	assert_int_equal(after.run, MACHINE_PAUSED);
+	assert_true(after.stopped_us > before.resumed_us);
+	assert_true(after.change > before.change);
+	OK(driver->resume(machine, e));
+	OK(driver->reset(machine, e));
+	OK(driver->power_down(machine, e));
+	assert_string_equal(driver->definition(machine)->uuid, definition->uuid);
+	/* The alias became the version it stands for. */
+	assert_non_null(strstr(driver->definition(machine)->machine, "pc-i440fx-"));
+	end(machine);
+	definition_free(definition);
+}
+
+static void test_attach(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct definition *definition = define("");
+	struct machine *machine = NULL;
+	FAILS(ERROR_QEMU_GONE, driver->attach(&a.host, definition->uuid, NULL, &machine, e));
+	OK(driver->start(&a.host, definition, false, NULL, &machine, e));
+	pid_t pid = machine->process.pid;
+	driver->detach(machine);
+	machine = NULL;
+	OK(driver->attach(&a.host, definition->uuid, NULL, &machine, e));
+	assert_int_equal(machine->process.pid, pid);
+	assert_int_equal(run_of(machine), MACHINE_RUNNING);
+	OK(driver->pause(machine, e));
+	driver->detach(machine);
+	OK(driver->attach(&a.host, definition->uuid, NULL, &machine, e));
+	assert_int_equal(run_of(machine), MACHINE_PAUSED);
+
+	/* One that died while nobody looked is gone, and so is its folder. */
+	cleanup_free char *machine_folder = xstrdup(machine->folder);
+	driver->detach(machine);
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	struct machine *none = NULL;
+	struct error *problem = NULL;
+	int64_t deadline_us = clock_monotonic_us() + LONG_US;
+	while (driver->attach(&a.host, definition->uuid, NULL, &none, &problem) == 0 ||
+	       problem->code != ERROR_QEMU_GONE) {
+		assert_true(clock_monotonic_us() < deadline_us);
+		if (none)
+			driver->detach(take_ptr(none));
+		error_free(take_ptr(problem));
+		sched_yield();
+	}
+	error_free(problem);
+	assert_int_equal(access(machine_folder, F_OK), -1);
+	definition_free(definition);
+}
+
+struct seen {
+	pthread_mutex_t lock;
+	unsigned int runs;
+};
+
+static void on_changed(void *user, const struct machine_state *state)
+{
+	struct seen *seen = user;
+	LOCK_SCOPE(&seen->lock);
+	seen->runs |= MASK(state->run);
+}
+
+static void test_observer_and_death(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct seen seen = {.lock = PTHREAD_MUTEX_INITIALIZER};
+	struct machine_observer observer = {.changed = on_changed, .user = &seen};
+	struct definition *definition = define("");
+	struct machine *machine = NULL;
+	OK(driver->start(&a.host, definition, false, &observer, &machine, e));
+	OK(driver->pause(machine, e));
+	OK(driver->resume(machine, e));
+	OK(process_signal(machine->pidfd, SIGTERM, e));
+	wait_for(machine, MASK(MACHINE_GONE), 0);
+	FAILS(ERROR_QEMU_GONE, driver->pause(machine, e));
+	end(machine); /* also waits for the callback to have ended */
+	assert_int_equal(seen.runs & MASK(MACHINE_PAUSED), MASK(MACHINE_PAUSED));
+	assert_int_equal(seen.runs & MASK(MACHINE_RUNNING), MASK(MACHINE_RUNNING));
+	assert_int_equal(seen.runs & MASK(MACHINE_GONE), MASK(MACHINE_GONE));
+	definition_free(definition);
+}
+
+static void test_start_fails_cleanly(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct definition *definition =
+		define("\"nics\": [{\"bridge\": \"br0\"}], \"extra_args\": [\"-device\", \"no-such\"]");
+	struct machine *machine = NULL;
+	cleanup_error struct error *problem = NULL;
+	assert_int_equal(driver->start(&a.host, definition, false, NULL, &machine, &problem), -1);
+	assert_int_equal(problem->code, ERROR_QEMU_START);
+	assert_non_null(strstr(problem->message, "no-such"));
+	char port[IF_NAMESIZE];
+	port_name(definition->uuid, 0, port);
+	assert_int_equal(if_nametoindex(port), 0);
+	cleanup_free char *path = xasprintf("%s/%s", a.run_folder, definition->uuid);
+	assert_int_equal(access(path, F_OK), -1);
+	definition_free(definition);
+
+	definition = define("\"nics\": [{\"bridge\": \"br7\"}]");
+	FAILS(ERROR_PORT, driver->start(&a.host, definition, false, NULL, &machine, e));
+	definition_free(definition);
+	definition = define("\"machine\": \"pc-i440fx-99.9\"");
+	FAILS(ERROR_QEMU_START, driver->start(&a.host, definition, false, NULL, &machine, e));
+	definition_free(definition);
+}
+
+static void test_devices(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	cleanup_free char *disk = xasprintf("%s/disk", folder);
+	cleanup_free char *other = xasprintf("%s/other", folder);
+	cleanup_free char *third = xasprintf("%s/third", folder);
+	const char *const paths[] = {disk, other, third};
+	for (size_t i = 0; i < 3; i++) {
+		cleanup_close int fd = open(paths[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+		assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	}
+	const char *const machines[] = {"pc", "q35"};
+	for (size_t i = 0; i < 2; i++) {
+		cleanup_free char *more = xasprintf(
+			"\"machine\": \"%s\", \"vcpus\": 2, \"nics\": [{\"bridge\": \"br0\"}, {\"bridge\": \"br0\", "
+			"\"model\": "
+			"\"e1000\"}], \"cpu\": {\"features\": [\"-svm\"]}, \"disks\": ["
+			"{\"target\": \"vda\", \"path\": \"%s\", \"format\": \"raw\", \"cache\": \"writeback\"},"
+			"{\"target\": \"sda\", \"path\": \"%s\", \"format\": \"raw\", \"bus\": \"scsi\", \"cache\": "
+			"\"directsync\"},"
+			"{\"target\": \"sdb\", \"path\": \"%s\", \"format\": \"raw\", \"bus\": \"sata\", \"cache\": "
+			"\"writethrough\"}]",
+			machines[i], disk, other, third);
+		struct definition *definition = define(more);
+		struct machine *machine = NULL, *second = NULL;
+		OK(driver->start(&a.host, definition, false, NULL, &machine, e));
+		struct stat st;
+		assert_int_equal(stat(disk, &st), 0);
+		assert_int_equal(st.st_uid, QEMU_UID); /* given to QEMU's user */
+		/* Another VM with the same disk is kept off by QEMU's image locks. */
+		cleanup_free char *same_disk =
+			xasprintf("\"disks\": [{\"target\": \"vda\", \"path\": \"%s\", \"format\": \"raw\"}]", disk);
+		struct definition *thief = define(same_disk);
+		FAILS(ERROR_QEMU_START, driver->start(&a.host, thief, false, NULL, &second, e));
+		definition_free(thief);
+		char port[IF_NAMESIZE];
+		port_name(definition->uuid, 1, port);
+		assert_int_not_equal(if_nametoindex(port), 0);
+		OK(driver->ports_shut(machine, e));
+		OK(driver->ports_open(machine, e));
+		end(machine);
+		assert_int_equal(if_nametoindex(port), 0);
+		definition_free(definition);
+	}
+}
+
+static void test_describe_and_check(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct definition *definition = define("\"extra_args\": [\"-snapshot\"]");
+	struct machine *machine = NULL;
+	json_t *description = NULL;
+	cleanup_json json_t *failures = json_array();
+	OK(driver->start(&a.host, definition, false, NULL, &machine, e));
+	OK(driver->describe(machine, &description, e));
+	assert_true(json_is_true(json_object_get(description, "snapshot_mode")));
+	assert_string_equal(json_string_value(json_object_get(description, "run")), "running");
+	assert_int_equal(json_array_size(json_object_get(description, "blocked_reasons")), 0);
+	assert_int_equal(json_integer_value(json_object_get(description, "memory_bytes")), 32 << 20);
+	json_t *firmware = json_object_get(description, "firmware");
+	assert_true(json_array_size(firmware) >= 1);
+
+	OK(driver->check_incoming(&b.host, description, failures, e));
+	assert_int_equal(json_array_size(failures), 0);
+
+	/* Everything wrong at once, all of it reported. */
+	json_t *described = json_object_get(description, "definition");
+	json_object_set_new(description, "accelerator", json_string("kvm"));
+	json_object_set_new(described, "machine", json_string("pc-i440fx-99.9"));
+	json_object_set_new(described, "cpu", json_pack("{s:s, s:[]}", "model", "Skylake-Server", "features"));
+	json_object_set_new(json_array_get(firmware, 0), "size_bytes", json_integer(1));
+	json_array_append_new(firmware, json_pack("{s:s, s:i}", "name", "../../etc/passwd", "size_bytes", 1));
+	OK(driver->check_incoming(&b.host, description, failures, e));
+	static const enum error_code wanted[] = {ERROR_DEST_ACCELERATOR, ERROR_DEST_MACHINE_TYPE,
+						 ERROR_DEST_CPU_FEATURES, ERROR_DEST_FIRMWARE, ERROR_DEST_FIRMWARE};
+	assert_int_equal(json_array_size(failures), sizeof(wanted) / sizeof(*wanted));
+	for (size_t i = 0; i < json_array_size(failures); i++)
+		assert_string_equal(json_string_value(json_object_get(json_array_get(failures, i), "code")),
+				    error_code_name(wanted[i]));
+	json_array_clear(failures);
+	json_object_set_new(described, "cpu", json_pack("{s:s, s:[]}", "model", "max", "features"));
+	OK(driver->check_incoming(&b.host, description, failures, e));
+	assert_string_equal(json_string_value(json_object_get(json_array_get(failures, 2), "code")),
+			    error_code_name(ERROR_DEST_CPU_MODEL));
+	json_decref(description);
+	end(machine);
+	definition_free(definition);
+}
+
+/* From move_prepare() to a loaded destination. */
+static void move_to_b(struct machine *source, struct machine *destination, const struct move_options *move)
+{
+	struct move_sample sample;
+	OK(driver->move_prepare(source, move, e));
+	OK(driver->move_start(source, move, e));
+	assert_no_folder(source, "move");
+	wait_for(source, 0, MASK(MOVE_PRE_SWITCHOVER));
+	assert_int_not_equal(run_of(source), MACHINE_RUNNING);
+	OK(driver->move_continue(source, e));
+	wait_for(source, 0, MASK(MOVE_COMPLETED));
+	assert_int_equal(run_of(source), MACHINE_HANDED_OVER);
+	OK(driver->move_sample(source, &sample, e));
+	assert_int_equal(sample.state, MOVE_COMPLETED);
+	assert_true(sample.total_bytes >= 32 << 20);
+	if (move->channels == 1)
+		assert_true(sample.wire_bytes >= sample.transferred_bytes);
+	move_sample_done(&sample);
+	OK(driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
+	assert_int_equal(run_of(destination), MACHINE_INCOMING);
+}
+
+static void move_there(const struct move_options *options, bool paused)
+{
+	struct move_options move = *options;
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	bool ran = false;
+	json_t *before = NULL, *after = NULL;
+
+	OK(driver->start(&a.host, definition, paused, NULL, &source, e));
+	OK(qemu_migration_settings_read(source->qmp, &before, e));
+	struct machine *destination = start_incoming(driver->definition(source), &move);
+	FAILS(ERROR_VM_NOT_OWNER, driver->resume(destination, e));
+	move_to_b(source, destination, &move);
+	assert_no_folder(destination, "move/keys.psk");
+
+	OK(driver->take_over(destination, paused, &ran, e));
+	assert_int_equal(run_of(destination), paused ? MACHINE_PAUSED : MACHINE_RUNNING);
+	OK(driver->move_restore(destination, e));
+	OK(driver->move_restore(source, e));
+	OK(qemu_migration_settings_read(source->qmp, &after, e));
+	assert_true(json_equal(before, after));
+	json_decref(after);
+	OK(qemu_migration_settings_read(destination->qmp, &after, e));
+	assert_true(json_equal(before, after));
+	json_decref(after);
+	json_decref(before);
+	end(source);
+
+	/* ferryd restarts: the one that was taken over is no longer a waiting one. */
+	driver->detach(destination);
+	destination = NULL;
+	OK(driver->attach(&b.host, definition->uuid, NULL, &destination, e));
+	assert_int_equal(run_of(destination), paused ? MACHINE_PAUSED : MACHINE_RUNNING);
+	OK(driver->resume(destination, e));
+	assert_int_equal(run_of(destination), MACHINE_RUNNING);
+	end(destination);
+	definition_free(definition);
+}
+
+static void test_move_plain(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	move_there(&(struct move_options){.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300}, false);
+}
+
+static void test_move_tls(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	move_there(
+		&(struct move_options){
+			.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY},
+		false);
+}
+
+static void test_move_multifd(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	move_there(&(struct move_options){.address = "127.0.0.1", .channels = 2, .downtime_limit_ms = 300}, false);
+}
+
+static void test_move_multifd_tls(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	move_there(
+		&(struct move_options){
+			.address = "127.0.0.1", .channels = 2, .downtime_limit_ms = 300, .tls_key_hex = KEY},
+		false);
+}
+
+static void test_move_paused(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	move_there(&(struct move_options){.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300}, true);
+}
+
+static void test_wrong_key(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options move = {
+		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY};
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	struct machine *destination = start_incoming(driver->definition(source), &move);
+	cleanup_free char *other_key = xstrdup(KEY);
+	other_key[0] = 'f';
+	move.tls_key_hex = other_key;
+	OK(driver->move_prepare(source, &move, e));
+	OK(driver->move_start(source, &move, e));
+	wait_for(source, 0, MASK(MOVE_FAILED));
+	OK(driver->move_cancel(source, 5000, e));
+	OK(driver->move_restore(source, e));
+	assert_int_equal(run_of(source), MACHINE_RUNNING);
+	/* QEMU 7.2 goes on listening after a failed handshake: nothing has arrived. */
+	assert_int_equal(run_of(destination), MACHINE_INCOMING);
+	end(destination);
+	end(source);
+	definition_free(definition);
+}
+
+/* Cancelled in the copy, then at pre-switchover; a second move then succeeds. */
+static void test_cancel_and_again(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options slow = {
+		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 4096};
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+
+	struct machine *destination = start_incoming(driver->definition(source), &slow);
+	OK(driver->move_prepare(source, &slow, e));
+	OK(driver->move_start(source, &slow, e));
+	wait_for(source, 0, MASK(MOVE_ACTIVE));
+	FAILS(ERROR_TIMEOUT, driver->wait_loaded(destination, clock_monotonic_us(), e));
+	OK(driver->move_cancel(source, 5000, e));
+	assert_int_equal(run_of(source), MACHINE_RUNNING);
+	OK(driver->move_cancel(source, 5000, e));
+	OK(driver->move_restore(source, e));
+	FAILS(ERROR_QEMU_GONE, driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
+	end(destination);
+
+	struct move_options fast = {.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300};
+	destination = start_incoming(driver->definition(source), &fast);
+	OK(driver->move_prepare(source, &fast, e));
+	OK(driver->move_start(source, &fast, e));
+	wait_for(source, 0, MASK(MOVE_PRE_SWITCHOVER));
+	OK(driver->move_cancel(source, 5000, e));
+	assert_int_equal(run_of(source), MACHINE_RUNNING);
+	OK(driver->move_restore(source, e));
+	end(destination);
+
+	bool ran;
+	destination = start_incoming(driver->definition(source), &fast);
+	move_to_b(source, destination, &fast);
+	OK(driver->take_over(destination, false, &ran, e));
+	OK(driver->move_restore(destination, e));
+	end(source);
+	end(destination);
+	definition_free(definition);
+}
+
+static void test_destination_dies(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options slow = {
+		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 65536};
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	bool ran = true;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	struct machine *destination = start_incoming(driver->definition(source), &slow);
+	OK(driver->move_prepare(source, &slow, e));
+	OK(driver->move_start(source, &slow, e));
+	wait_for(destination, 0, MASK(MOVE_ACTIVE));
+	OK(process_signal(destination->pidfd, SIGKILL, e));
+	wait_for(source, 0, MASK(MOVE_FAILED));
+	OK(driver->move_cancel(source, 5000, e));
+	OK(driver->move_restore(source, e));
+	assert_int_equal(run_of(source), MACHINE_RUNNING);
+	FAILS(ERROR_QEMU_GONE, driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
+	FAILS(ERROR_QEMU_GONE, driver->take_over(destination, false, &ran, e));
+	assert_false(ran);
+	end(destination);
+	end(source);
+	definition_free(definition);
+}
+
+/* The source's QEMU dies: our own hold on the connection must not keep the destination waiting. */
+static void test_source_dies(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options slow = {
+		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 65536};
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	struct machine *destination = start_incoming(driver->definition(source), &slow);
+	OK(driver->move_prepare(source, &slow, e));
+	OK(driver->move_start(source, &slow, e));
+	wait_for(destination, 0, MASK(MOVE_ACTIVE));
+	OK(process_signal(source->pidfd, SIGKILL, e));
+	FAILS(ERROR_QEMU_GONE, driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
+	wait_for(source, MASK(MACHINE_GONE), 0);
+	end(destination);
+	end(source);
+	definition_free(definition);
+}
+
+/* ferryd restarts on both sides in the middle: what it left in QEMU is put back by the next one. */
+static void test_restart_during_move(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options move = {
+		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY};
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	json_t *before = NULL, *after = NULL;
+	bool ran;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	OK(qemu_migration_settings_read(source->qmp, &before, e));
+	struct machine *destination = start_incoming(driver->definition(source), &move);
+	OK(driver->move_prepare(source, &move, e));
+	OK(driver->move_start(source, &move, e));
+	wait_for(source, 0, MASK(MOVE_PRE_SWITCHOVER));
+	driver->detach(source);
+	driver->detach(destination);
+
+	OK(driver->attach(&a.host, definition->uuid, NULL, &source, e));
+	OK(driver->attach(&b.host, definition->uuid, NULL, &destination, e));
+	struct machine_state now;
+	driver->state(source, &now);
+	assert_int_equal(now.run, MACHINE_PAUSED);
+	assert_int_equal(now.move, MOVE_PRE_SWITCHOVER);
+	assert_int_equal(run_of(destination), MACHINE_INCOMING);
+	OK(driver->move_continue(source, e));
+	wait_for(source, MASK(MACHINE_HANDED_OVER), 0);
+	OK(driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
+
+	/* Once more, now that everything is there: it is still a waiting one. */
+	driver->detach(destination);
+	OK(driver->attach(&b.host, definition->uuid, NULL, &destination, e));
+	assert_int_equal(run_of(destination), MACHINE_INCOMING);
+	OK(driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
+	OK(driver->take_over(destination, false, &ran, e));
+	OK(driver->take_over(destination, false, &ran, e));
+	OK(driver->move_restore(destination, e));
+	OK(qemu_migration_settings_read(destination->qmp, &after, e));
+	assert_true(json_equal(before, after));
+	json_decref(before);
+	json_decref(after);
+	end(source);
+	end(destination);
+	definition_free(definition);
+}
+
+static void test_port_taken(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options move = {.address = "127.0.0.1", .channels = 1, .port = 48999};
+	struct definition *definition = define("");
+	struct machine *machine = NULL;
+	cleanup_close int fd = -1;
+	OK(socket_listen_tcp(move.address, move.port, &fd, e));
+	cleanup_error struct error *problem = NULL;
+	assert_int_equal(driver->start_incoming(&b.host, definition, &move, NULL, &machine, &problem), -1);
+	assert_int_equal(problem->code, ERROR_DATA_PORTS);
+	assert_int_equal(problem->sys_errno, EADDRINUSE);
+	definition_free(definition);
+}
+
+static void test_nobody_listens(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options move = {.address = "127.0.0.1", .channels = 1, .port = 48998};
+	struct definition *definition = define("");
+	struct machine *machine = NULL;
+	OK(driver->start(&a.host, definition, false, NULL, &machine, e));
+	OK(driver->move_prepare(machine, &move, e));
+	cleanup_error struct error *problem = NULL;
+	assert_int_equal(driver->move_start(machine, &move, &problem), -1);
+	OK(driver->move_cancel(machine, 5000, e));
+	OK(driver->move_restore(machine, e));
+	assert_int_equal(run_of(machine), MACHINE_RUNNING);
+	end(machine);
+	definition_free(definition);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_start_and_daily_verbs),
+		cmocka_unit_test(test_attach),
+		cmocka_unit_test(test_observer_and_death),
+		cmocka_unit_test(test_start_fails_cleanly),
+		cmocka_unit_test(test_devices),
+		cmocka_unit_test(test_describe_and_check),
+		cmocka_unit_test(test_move_plain),
+		cmocka_unit_test(test_move_tls),
+		cmocka_unit_test(test_move_multifd),
+		cmocka_unit_test(test_move_multifd_tls),
+		cmocka_unit_test(test_move_paused),
+		cmocka_unit_test(test_wrong_key),
+		cmocka_unit_test(test_cancel_and_again),
+		cmocka_unit_test(test_destination_dies),
+		cmocka_unit_test(test_source_dies),
+		cmocka_unit_test(test_restart_during_move),
+		cmocka_unit_test(test_port_taken),
+		cmocka_unit_test(test_nobody_listens),
+	};
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
