@@ -8,6 +8,12 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 
+static int qemu_warm_up(const struct driver_host *host, struct error **e)
+{
+	const struct qemu_probe *probe;
+	return qemu_machine_probe(host, &probe, e);
+}
+
 static int qemu_resume(struct machine *machine, struct error **e)
 {
 	/* RESUME, which QEMU says before it answers, brings the state up to date. */
@@ -63,6 +69,8 @@ static int driver_warm_up(const struct driver_host *host, struct error **e)
 const struct vm_driver vm_driver_qemu = {
 	.warm_up = driver_warm_up,
 	.name = "qemu",
+
+	.warm_up = qemu_warm_up,
 
 	.start = qemu_start,
 	.attach = qemu_machine_attach,
