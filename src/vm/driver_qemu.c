@@ -60,14 +60,7 @@ static const struct definition *qemu_definition(const struct machine *machine)
 	return machine->definition;
 }
 
-static int driver_warm_up(const struct driver_host *host, struct error **e)
-{
-	const struct qemu_probe *probe = NULL;
-	return qemu_machine_probe(host, &probe, e);
-}
-
 const struct vm_driver vm_driver_qemu = {
-	.warm_up = driver_warm_up,
 	.name = "qemu",
 
 	.warm_up = qemu_warm_up,

@@ -102,9 +102,6 @@ json_t *qemu_firmware_list(const struct definition *definition, const struct qem
 			add_device_firmware(list, probe, definition->extra_args[i + 1]);
 	}
 	add_firmware(list, probe, bios);
-	add_firmware(list, probe, "kvmvapic.bin");
-	if (definition->kernel)
-		add_firmware(list, probe, "linuxboot_dma.bin");
 	return list;
 }
 
