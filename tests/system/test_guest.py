@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's guest programs, run here without a guest: does the load program find what is wrong with its memory, does
+the heartbeat client count right, are definitions as they should be. If these cannot be trusted, no test of a
+migration can."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(REPO / "lab"))
+
+from ferrylab import guest  # noqa: E402
+
+PAGE = 4096
+MAGIC = b"FRRYPAG1"
+BEAT = struct.Struct("=13Q")
+BEAT_MAGIC = 0x3154414542525246
+
+
+def program(name):
+    path = guest.build_dir() / "lab" / name
+    assert path.exists(), f"{path} is missing: build first, or set FERRY_BUILD"
+    return str(path)
+
+
+def run_load(*arguments):
+    return subprocess.run([program("load"), *arguments], capture_output=True, text=True, timeout=60)
+
+
+@contextlib.contextmanager
+def running_load(*arguments):
+    """A load program that says it is ready; ended by SIGTERM if the test has not ended it."""
+    process = subprocess.Popen([program("load"), *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert "ready" in process.stdout.readline()
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+class Client:
+    """A heartbeat client on a port of its own, and a socket to send it beats from."""
+
+    def __init__(self, directory):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.control = str(directory / "control")
+        self.process = subprocess.Popen(
+            [program("heartbeat-client"), "--port", str(self.port), "--control", self.control],
+            stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "ready\n"
+        self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sender.connect(("127.0.0.1", self.port))
+
+    def ask(self, question):
+        return guest.ask(self.control, question)
+
+    def beat(self, seq, boot_id=7, wrong=0, mono=None, ready=True, work=0):
+        self.sender.send(BEAT.pack(BEAT_MAGIC, boot_id, seq, seq if mono is None else mono, 0, work, 0, 0, wrong, 0, 0,
+                                   0, int(ready)))
+
+    def beats(self, *numbers, **fields):
+        for seq in numbers:
+            self.beat(seq, **fields)
+
+    def only_guest(self):
+        guests = self.ask("report")["guests"]
+        assert len(guests) == 1
+        return guests[0]
+
+    def close(self):
+        self.sender.close()
+        self.process.terminate()
+        return json.loads(self.process.communicate(timeout=30)[0])
+
+
+@pytest.fixture
+def client(tmp_path):
+    client = Client(tmp_path)
+    yield client
+    client.close()
+
+
+# ---- the load program ----
+
+def test_load_finds_nothing_wrong_in_memory_that_is_right():
+    result = run_load("--load", "8:40", "--fill", "text:4", "--seconds", "2")
+    assert result.returncode == 0, result.stdout
+    sums = dict(pair.split("=") for pair in result.stdout.split("end, ")[1].split())
+    assert sums["wrong"] == "0" and sums["clock_back"] == "0"
+    assert int(sums["passes"]) >= 5
+    assert 0.7 * 80e6 < int(sums["dirty_bytes"]) < 1.05 * 80e6
+
+
+@pytest.mark.parametrize("kind, found, wrong", [("flip", "damaged", 1), ("stale", "stale", 1), ("zero", "zero", 1),
+                                                ("swap", "swapped", 2)])
+def test_load_finds_what_it_spoiled_itself(kind, found, wrong):
+    result = run_load("--load", "8:100", "--seconds", "1", "--break", kind)
+    assert result.returncode == 1
+    assert f"wrong={wrong} " in result.stdout
+    assert len(re.findall(rf"WRONG page \d+: {found},", result.stdout)) == wrong
+
+
+def pages_of(process):
+    """(address, content) of each page in the memory of a load program that was written by page_write()."""
+    for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw-p 00000000 00:00 0\s*$", line)
+        if not match:
+            continue
+        start, end = (int(text, 16) for text in match.groups())
+        with open(f"/proc/{process.pid}/mem", "rb") as memory:
+            memory.seek(start)
+            content = memory.read(end - start)
+        for at in range(0, len(content), PAGE):
+            if content[at:at + 8] == MAGIC:
+                yield start + at, content[at:at + PAGE]
+
+
+def poke(process, address, data):
+    with open(f"/proc/{process.pid}/mem", "r+b", buffering=0) as memory:
+        memory.seek(address)
+        memory.write(data)
+
+
+@pytest.mark.parametrize("load, where", [("4:0", 2000), ("4:0", 0), ("4:0", PAGE - 1), ("4:100", 77)])
+def test_load_finds_one_bit_changed_from_outside(load, where, client):
+    """Whatever changes its memory behind its back, as a bad migration would; in any byte of the page."""
+    with running_load("--load", load, "--client", f"127.0.0.1:{client.port}") as process:
+        client.ask("wait 127.0.0.1 10")
+        assert client.only_guest()["pages_wrong"] == 0
+        process.send_signal(signal.SIGSTOP)
+        address, content = list(pages_of(process))[500]
+        poke(process, address + where, bytes([content[where] ^ 4]))
+        process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 20
+        while client.only_guest()["pages_wrong"] == 0:
+            assert time.monotonic() < deadline, "the changed page was not found"
+            client.ask("wait 127.0.0.1 1")
+            client.ask("mark")
+        assert client.only_guest()["pages_wrong"] == 1
+
+
+def test_load_finds_a_page_that_is_right_for_another_time():
+    """The page as it was one pass ago, whole: only the counter tells."""
+    with running_load("--load", "4:20") as process:
+        process.send_signal(signal.SIGSTOP)
+        old = dict(pages_of(process))
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)  # more than two passes, whatever the pace
+        process.send_signal(signal.SIGSTOP)
+        address = sorted(old)[300]
+        poke(process, address, old[address])
+        process.send_signal(signal.SIGCONT)
+        assert re.match(r"load: WRONG page \d+: stale", process.stdout.readline())
+
+
+def test_pages_are_unique_and_do_not_compress():
+    with running_load("--load", "8:0", "--fill", "random:8") as process:
+        first = [content for _, content in pages_of(process)]
+    assert len(first) == 2 * 8 * 256
+    assert len(set(first)) == len(first)
+    # Nor is there anything shared below the size of a page, beyond the two words of each head.
+    words = [content[at:at + 16] for content in first[::16] for at in range(32, PAGE, 16)]
+    assert len(set(words)) == len(words)
+    sample = b"".join(first[::16])
+    assert len(zlib.compress(sample, 6)) > 0.99 * len(sample)
+
+
+def test_rewritten_page_shares_nothing_with_what_it_was():
+    """Else a delta would do better on the load than on real memory."""
+    with running_load("--load", "4:40") as process:
+        process.send_signal(signal.SIGSTOP)
+        old = dict(pages_of(process))
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGSTOP)
+        new = dict(pages_of(process))
+        process.send_signal(signal.SIGCONT)
+    changed = [address for address in old if old[address] != new[address]]
+    assert len(changed) > 500
+    address = changed[0]
+    same = sum(a == b for a, b in zip(old[address][32:], new[address][32:]))
+    assert same < 50  # 16 expected by chance
+
+
+def test_beat_has_a_gap_but_no_hole_when_the_program_is_stopped(client):
+    with running_load("--load", "1:1", "--client", f"127.0.0.1:{client.port}") as process:
+        client.ask("wait * 100")
+        client.ask("mark")
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGCONT)
+        since = client.ask("wait * 100")["guests"][0]["since_mark"]
+    assert 295 < since["max_gap_ms"] < 500
+    assert since["late_beats"] >= 290
+    assert (since["lost"], since["doubled"], since["two_copies"], since["reordered"]) == (0, 0, 0, 0)
+
+
+def test_beat_of_two_copies_is_seen_end_to_end(client):
+    with running_load("--load", "1:1", "--break", "beat", "--client", f"127.0.0.1:{client.port}"):
+        client.ask("wait * 500")
+        assert client.only_guest()["total"]["two_copies"] >= 4
+
+
+# ---- the client ----
+
+def test_client_counts_beats_in_order(client):
+    client.beats(*range(10, 110))
+    guest_ = client.only_guest()
+    assert guest_["last_seq"] == 109 and guest_["address"] == "127.0.0.1"
+    counts = guest_["total"]
+    assert counts["received"] == 100
+    assert [counts[key] for key in ("lost", "doubled", "two_copies", "reordered", "readdressed")] == [0] * 5
+
+
+def test_client_tells_lost_reordered_and_doubled_apart(client):
+    client.beats(0, 1, 2, 5, 4, 6, 6, 8)  # 3 and 7 never come; 4 comes late; 6 comes twice, the same
+    counts = client.only_guest()["total"]
+    assert counts["received"] == 8
+    assert (counts["lost"], counts["reordered"], counts["doubled"], counts["two_copies"]) == (2, 1, 1, 0)
+
+
+def test_client_sees_two_copies_in_turns(client):
+    client.beats(*range(100))
+    for seq in range(100, 110):
+        client.beat(seq, mono=1000 + seq)
+        client.beat(seq, mono=2000 + seq)
+    counts = client.only_guest()["total"]
+    assert (counts["two_copies"], counts["doubled"], counts["lost"]) == (10, 10, 0)
+
+
+def test_client_sees_a_copy_that_starts_again_from_the_past(client):
+    """A source resumed after its destination ran on: all its numbers have been used."""
+    client.beats(*range(1000))
+    client.beats(*range(500, 520), mono=9)
+    assert client.only_guest()["total"]["two_copies"] == 20
+
+
+def test_client_sees_a_copy_from_longer_ago_than_it_remembers(client):
+    client.beats(1, 2, 3, 500000)
+    client.beats(4, mono=9)
+    assert client.only_guest()["total"]["two_copies"] == 1
+
+
+def test_client_takes_a_reboot_for_another_guest(client):
+    client.beats(0, 1, 2, boot_id=1)
+    client.beats(0, 1, boot_id=2)
+    guests = client.ask("report")["guests"]
+    assert [(g["total"]["received"], g["total"]["doubled"]) for g in guests] == [(3, 0), (2, 0)]
+
+
+def test_client_measures_gaps_and_lists_the_long_ones(client):
+    client.beat(0)
+    before = time.time_ns()
+    time.sleep(0.05)
+    client.beats(1, 2)
+    counts = client.only_guest()["total"]
+    assert 50 <= counts["max_gap_ms"] < 250
+    assert counts["gap_count"] == 1
+    gap = counts["gaps"][0]
+    assert gap["start_ns"] <= before < gap["end_ns"] and gap["ms"] == counts["max_gap_ms"]
+
+
+def test_client_counts_anew_from_the_mark(client):
+    client.beats(0, 1, 1, 3)
+    time.sleep(0.1)
+    client.beats(4, wrong=2)
+    client.ask("mark")
+    client.beats(5, 6, wrong=2)
+    client.beats(7, wrong=3)
+    guest_ = client.only_guest()
+    assert (guest_["total"]["received"], guest_["total"]["lost"], guest_["total"]["doubled"]) == (8, 1, 1)
+    since = guest_["since_mark"]
+    assert (since["received"], since["lost"], since["doubled"]) == (3, 0, 0)
+    assert since["max_gap_ms"] < 100 <= guest_["total"]["max_gap_ms"]
+    assert guest_["pages_wrong"] == 3 and since["pages_wrong"] == 1
+
+
+def test_client_gives_a_gap_to_the_mark_that_falls_into_it(client):
+    client.beats(0, 1)
+    time.sleep(0.05)
+    client.ask("mark")
+    time.sleep(0.05)
+    client.beats(2)
+    assert client.only_guest()["since_mark"]["max_gap_ms"] >= 100
+
+
+def test_client_waits_for_ready_beats_of_one_address(client):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiter:
+        waiter.connect(client.control)
+        waiter.sendall(b"wait 127.0.0.1 3\n")
+        waiter.settimeout(0.2)
+        client.beats(0, 1, 2, 3, ready=False)
+        client.beats(4, 5)
+        with pytest.raises(TimeoutError):
+            waiter.recv(1)
+        client.beats(6)
+        waiter.settimeout(10)
+        assert waiter.recv(1) == b"{"
+
+
+def test_client_ignores_what_is_no_beat(client):
+    client.sender.send(b"hello")
+    client.sender.send(BEAT.pack(1, *range(12)))
+    client.sender.send(BEAT.pack(BEAT_MAGIC, *range(12)) + b"more")
+    client.beat(0)
+    report = client.ask("report")
+    assert report["strangers"] == 3 and len(report["guests"]) == 1
+    assert client.ask("nonsense") == {"error": "not a question"}
+
+
+def test_client_reports_when_it_ends(tmp_path):
+    client = Client(tmp_path)
+    client.beats(0, 1)
+    client.ask("wait * 2")
+    assert client.close()["guests"][0]["total"]["received"] == 2
+    assert not os.path.exists(client.control)
+
+
+# ---- definitions ----
+
+@pytest.fixture
+def built(tmp_path, monkeypatch):
+    """define() with small files in place of what takes apt and a minute to build."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    files = {name: cache / name for name in ("vmlinuz", "initramfs", "base")}
+    for path in files.values():
+        path.write_bytes(b"x" * 10000)
+    monkeypatch.setattr(guest, "build_kernel", lambda: {"vmlinuz": files["vmlinuz"]})
+    monkeypatch.setattr(guest, "build_tiny", lambda: files["initramfs"])
+    monkeypatch.setattr(guest, "build_debian", lambda: files["base"])
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    return shared
+
+
+def read(shared, view_path):
+    assert view_path.startswith("/srv/shared/")
+    return json.loads((shared / view_path.removeprefix("/srv/shared/")).read_text())
+
+
+def test_definition_has_the_keys_that_ferry_knows(built):
+    definition = read(built, guest.define("tiny", load="200:20", fill="text:16", memory=512, shared=built))
+    assert set(definition) == {"name", "uuid", "owner", "machine", "cpu", "vcpus", "memory_mib", "disks", "nics",
+                               "serial", "kernel", "initrd", "cmdline"}
+    assert definition["name"] == "tiny1" and definition["memory_mib"] == 512 and definition["disks"] == []
+    words = definition["cmdline"].split()
+    for word in ("ferry.load=200:20", "ferry.fill=text:16", "ferry.ip=198.18.1.10/24",
+                 "ferry.client=198.18.1.250:4799"):
+        assert word in words
+    # The kernel is the file in the cache, not a copy of it.
+    kernel = built / definition["kernel"].removeprefix("/srv/shared/")
+    assert kernel.stat().st_nlink == 2
+
+
+def test_definitions_of_one_lab_share_nothing(built):
+    definitions = [read(built, guest.define("tiny", shared=built)) for _ in range(3)]
+    for values in zip(*[(d["name"], d["uuid"], d["nics"][0]["mac"], guest.guest_address(d)) for d in definitions]):
+        assert len(set(values)) == 3
+    seeds = {re.search(r"ferry\.seed=(\S+)", d["cmdline"]).group(1) for d in definitions}
+    assert len(seeds) == 3
+
+
+def test_definition_refuses_what_cannot_be(built):
+    guest.define("tiny", name="one", ip="198.18.1.20", shared=built)
+    for wrong in ({"name": "one"}, {"ip": "198.18.1.20"}, {"ip": "10.0.0.1"}, {"load": "fast"}, {"fill": "zeros"},
+                  {"load": "300:1", "memory": 256}, {"name": "../x"}):
+        with pytest.raises(guest.GuestError):
+            guest.define("tiny", shared=built, **wrong)
+    with pytest.raises(guest.GuestError, match="is the lab up"):
+        guest.define("tiny", shared=built / "nowhere")
+
+
+def test_debian_guest_has_a_disk_of_its_own(built):
+    definition = read(built, guest.define("debian", shared=built))
+    (disk,) = definition["disks"]
+    assert disk == {"target": "vda", "path": "/srv/shared/debian1.img", "format": "raw", "bus": "virtio",
+                    "cache": "none"}
+    status = (built / "debian1.img").stat()
+    assert status.st_nlink == 1 and status.st_mode & 0o777 == 0o600
+    if os.geteuid() == 0:
+        assert (status.st_uid, status.st_gid) == guest.QEMU_USER
+    assert "ferry.root=/dev/vda" in definition["cmdline"] and "ferry.warm=1" in definition["cmdline"]
+    assert not [path for path in built.iterdir() if path.name.startswith(".debian1")]
