@@ -4,7 +4,7 @@
  *
  * Theory of operation. One line each way is one JSON object. Only the loop's thread reads; it cuts the bytes into lines
  * and gives each to the greeting, to the command whose id it carries, or to the owner's event callback. Threads that
- * execute write for themselves, one at a time (write_lock), and then wait for their reply on a condition of their own.
+ * execute write for themselves, one at a time (is_writing), and then wait for their reply on a condition of their own.
  *
  *   GREETING --{"QMP":…}--> NEGOTIATING --reply to qmp_capabilities--> READY --end, garbage, qmp_free--> CLOSED
  *
@@ -57,7 +57,6 @@ struct qmp {
 	struct loop *loop;
 	int fd;
 	struct qmp_callbacks callbacks;
-	pthread_mutex_t write_lock; /* one line at a time; taken before lock, never after it */
 
 	pthread_mutex_t lock; /* all below */
 	unsigned int references;
@@ -70,7 +69,8 @@ struct qmp {
 	struct command *pending;
 	json_int_t next_sequence;
 	unsigned int in_band_count;
-	pthread_cond_t changed; /* state, is_reading, in_band_count */
+	bool is_writing;	/* a thread is: nobody may put a line into the middle of its line */
+	pthread_cond_t changed; /* state, is_reading, is_writing, in_band_count */
 
 	/* The loop's thread only. */
 	char *buffer;
@@ -97,7 +97,6 @@ static void qmp_unref(struct qmp *qmp)
 	free(qmp->buffer);
 	pthread_cond_destroy(&qmp->changed);
 	pthread_mutex_destroy(&qmp->lock);
-	pthread_mutex_destroy(&qmp->write_lock);
 	free(qmp);
 }
 
@@ -149,8 +148,10 @@ static void qmp_take_event(struct qmp *qmp, const char *name, const json_t *mess
 		qmp->callbacks.event(qmp->callbacks.user, name, json_object_get(message, "data"), received_us);
 }
 
-static void qmp_take_reply(struct qmp *qmp, json_t *message)
+/* The message is stolen: the thread that waits becomes its only owner. */
+static void qmp_take_reply(struct qmp *qmp, json_t *stolen_message)
 {
+	cleanup_json json_t *message = stolen_message;
 	const json_t *id_value = json_object_get(message, "id");
 	if (!json_is_integer(id_value)) {
 		/* QEMU answers so when it could not even parse a line; ours are whole, so this is worth a line in the log. */
@@ -167,10 +168,10 @@ static void qmp_take_reply(struct qmp *qmp, json_t *message)
 	for (struct command *command = qmp->pending; command; command = command->next) {
 		if (command->id != id || command->reply)
 			continue;
-		command->reply = json_incref(message);
 		/* Ready from this line on, not when the waiting thread wakes: the next line may be an event. */
 		if (qmp->state == QMP_NEGOTIATING && json_object_get(message, "return"))
 			qmp->state = QMP_READY;
+		command->reply = take_ptr(message);
 		pthread_cond_signal(&command->answered);
 		return;
 	}
@@ -232,7 +233,7 @@ static bool qmp_take_line(struct qmp *qmp, const char *line, size_t length, int6
 	else if (json_is_string(event))
 		qmp_take_event(qmp, json_string_value(event), message, received_us);
 	else
-		qmp_take_reply(qmp, message);
+		qmp_take_reply(qmp, take_ptr(message));
 	return true;
 }
 
@@ -350,10 +351,10 @@ static int set_timeout(const char *doing, int64_t timeout_ms, struct error **e)
 }
 
 /*
- * Write one line, with a descriptor beside its first byte if fd is not negative. The caller holds write_lock. A line that
- * is cut by the deadline leaves a stream that nobody can follow, so the connection is closed then.
+ * Write one line, with a descriptor beside its first byte if fd is not negative. 0 or a negative errno. A line that is cut
+ * by the deadline leaves a stream that nobody can follow, so the connection is closed then.
  */
-static int qmp_write(struct qmp *qmp, const char *line, size_t length, int fd, int64_t deadline_us)
+static int qmp_write_line(struct qmp *qmp, const char *line, size_t length, int fd, int64_t deadline_us)
 {
 	size_t written = 0;
 	while (written < length) {
@@ -393,9 +394,27 @@ static int qmp_write(struct qmp *qmp, const char *line, size_t length, int fd, i
 	return 0;
 }
 
-static struct timespec timespec_from_us(int64_t us)
+/* As qmp_write_line, when it is our turn. */
+static int qmp_write(struct qmp *qmp, const char *line, size_t length, int fd, int64_t deadline_us)
 {
-	return (struct timespec){.tv_sec = us / 1000000, .tv_nsec = (us % 1000000) * 1000};
+	pthread_mutex_lock(&qmp->lock);
+	bool in_time = true;
+	while (qmp->is_writing && in_time)
+		in_time = cond_wait_until(&qmp->changed, &qmp->lock, deadline_us);
+	if (qmp->is_writing) {
+		pthread_mutex_unlock(&qmp->lock);
+		return -ETIMEDOUT;
+	}
+	qmp->is_writing = true;
+	pthread_mutex_unlock(&qmp->lock);
+
+	int result = qmp_write_line(qmp, line, length, fd, deadline_us);
+
+	pthread_mutex_lock(&qmp->lock);
+	qmp->is_writing = false;
+	pthread_cond_broadcast(&qmp->changed);
+	pthread_mutex_unlock(&qmp->lock);
+	return result;
 }
 
 static json_t *command_object(const char *verb, const char *name, json_int_t id, json_t *arguments)
@@ -470,12 +489,7 @@ static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arg
 	size_t length = strlen(text);
 	text[length++] = '\n'; /* in place of the NUL */
 
-	struct timespec deadline = timespec_from_us(deadline_us);
-	int write_result = -pthread_mutex_clocklock(&qmp->write_lock, CLOCK_MONOTONIC, &deadline);
-	if (write_result == 0) {
-		write_result = qmp_write(qmp, text, length, fd, deadline_us);
-		pthread_mutex_unlock(&qmp->write_lock);
-	}
+	int write_result = qmp_write(qmp, text, length, fd, deadline_us);
 
 	pthread_mutex_lock(&qmp->lock);
 	bool in_time = true;
@@ -559,7 +573,6 @@ int qmp_new(struct loop *loop, int fd, const struct qmp_callbacks *callbacks, in
 	if (callbacks)
 		qmp->callbacks = *callbacks;
 	qmp->references = 1;
-	pthread_mutex_init(&qmp->write_lock, NULL);
 	pthread_mutex_init(&qmp->lock, NULL);
 	cond_init(&qmp->changed);
 	/* The callback may run, and take the source away, before the assignment: so it waits for the lock first. */
