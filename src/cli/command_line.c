@@ -6,6 +6,7 @@
  */
 #include "cli/cli.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -247,8 +248,8 @@ static void help_option(const char *name, const char *argument, const char *help
 
 static int help_verb(const struct verb *verb)
 {
-	printf("Usage: ferry [-H HOST] %s%s%s [OPTION]...\n\n%s.\n\n", verb->name, *verb->arguments ? " " : "", verb->arguments,
-	       verb->summary);
+	printf("Usage: ferry [-H HOST] %s%s%s [OPTION]...\n\n%c%s.\n\n", verb->name, *verb->arguments ? " " : "",
+	       verb->arguments, toupper((unsigned char)verb->summary[0]), verb->summary + 1);
 	for (const struct verb_option *option = verb->options; option && option->name; option++)
 		help_option(option->name, option->argument, option->help);
 	if (verb->run != run_vm_console)
@@ -321,6 +322,15 @@ static void suggest(const char *text, const char *candidate, const char **best, 
 	}
 }
 
+static bool is_group(const char *word)
+{
+	size_t length = strlen(word);
+	for (const struct verb *verb = verbs; verb->name; verb++)
+		if (strncmp(verb->name, word, length) == 0 && verb->name[length] == ' ')
+			return true;
+	return false;
+}
+
 static int unknown_verb(struct cli *cli, const char *first, const char *second)
 {
 	cleanup_free char *both = xasprintf("%s%s%s", first, second ? " " : "", second ? second : "");
@@ -343,9 +353,10 @@ static int unknown_verb(struct cli *cli, const char *first, const char *second)
 		if (space && strcmp(space + 1, first) == 0)
 			best = verb->name;
 	}
+	const char *said = second && is_group(first) ? both : first;
 	if (best)
-		return cli_usage(cli, "there is no verb '%s'; did you mean 'ferry %s'?", second ? both : first, best);
-	return cli_usage(cli, "there is no verb '%s'", first);
+		return cli_usage(cli, "there is no verb '%s'; did you mean 'ferry %s'?", said, best);
+	return cli_usage(cli, "there is no verb '%s'", said);
 }
 
 static int unknown_option(struct cli *cli, const char *text)
@@ -487,15 +498,6 @@ static const struct verb *find_verb(const char *first, const char *second, int *
 	return NULL;
 }
 
-static bool is_group(const char *word)
-{
-	size_t length = strlen(word);
-	for (const struct verb *verb = verbs; verb->name; verb++)
-		if (strncmp(verb->name, word, length) == 0 && verb->name[length] == ' ')
-			return true;
-	return false;
-}
-
 static int run_command_line(struct cli *cli, int argc, char **argv)
 {
 	/* getopt moves arguments about, but the program that may take our place needs them as they came. */
@@ -520,7 +522,7 @@ static int run_command_line(struct cli *cli, int argc, char **argv)
 		return cli_usage(cli, "'ferry %s' needs a verb", first);
 	}
 	if (!cli->verb)
-		return unknown_verb(cli, first, second && second[0] != '-' && is_group(first) ? second : NULL);
+		return unknown_verb(cli, first, second && second[0] != '-' ? second : NULL);
 	/* getopt wants the program's name first: the last word of the verb stands there. */
 	int skip = optind + words - 1;
 	status = parse_verb(cli, argc - skip, argv + skip);

@@ -74,6 +74,12 @@ static char *progress_line(const json_t *migration)
 	units_format_ms(elapsed, output_number(state, "elapsed_ms"));
 	const char *status = output_string(migration, "status");
 	cleanup_free char *vm = output_safe(output_string(migration, "vm"));
+	/* Nothing moves then; what is awaited is the news. */
+	const json_t *reason = json_object_get(migration, "reason");
+	if (strcmp(status, "in-doubt") == 0 || strcmp(status, "recovering") == 0) {
+		cleanup_free char *message = output_safe(output_string(reason, "message"));
+		return xasprintf("%s: %s  %s  %s", vm, status, message, elapsed);
+	}
 	if (total <= 0)
 		return xasprintf("%s: %s  %s", vm, status, elapsed);
 	int percent = (int)(100 * (total - remaining) / total);

@@ -121,8 +121,11 @@ int report_left(const struct cli *cli, const json_t *migration, const char *id, 
 			name);
 	else
 		fprintf(stderr, "ferry: left. The migration goes on; see it with: ferry migration watch %s\n", name);
-	if (cli->json && migration)
-		output_json(migration);
+	if (cli->json) {
+		cleanup_json json_t *error = json_pack("{s{ssss}}", "error", "code", error_code_name(ERROR_CANCELLED), "message",
+						       "left before ferryd answered");
+		output_json(migration ? migration : error);
+	}
 	return EXIT_BY_SIGNAL + interrupt_signal();
 }
 

@@ -29,7 +29,6 @@ int watch_open(struct watch *watch, struct cli *cli, struct error **e)
 		return -1;
 	interrupt_catch();
 	client_set_interrupts(0);
-	watch->answered_us = clock_monotonic_us();
 	watch->progress = progress_new(cli->json);
 	return 0;
 }
@@ -52,9 +51,12 @@ static void watch_pause(int attempt)
 	ppoll(NULL, 0, &wait, interrupt_waiting_mask());
 }
 
-static int64_t watch_silent_ms(const struct watch *watch)
+/* Nobody answered: whether it has been so for too long. */
+static bool watch_out_of_patience(struct watch *watch)
 {
-	return (clock_monotonic_us() - watch->answered_us) / 1000;
+	if (watch->lost_us == 0)
+		watch->lost_us = clock_monotonic_us();
+	return clock_monotonic_us() - watch->lost_us >= (int64_t)WATCH_PATIENCE_MS * 1000;
 }
 
 int watch_request(struct watch *watch, const char *method, const char *path, int64_t timeout_ms, json_t **ret, struct error **e)
@@ -67,14 +69,14 @@ int watch_request(struct watch *watch, const char *method, const char *path, int
 		/* A daemon that is stopping answers, but its successor will know better. */
 		bool stopping = result < 0 && answered && failure->code == ERROR_SHUTTING_DOWN;
 		if (answered && !stopping) {
-			watch->answered_us = clock_monotonic_us();
+			watch->lost_us = 0;
 			if (told)
 				progress_note(watch->progress, "ferryd answers again");
 			return result == 0 ? 0 : error_move(e, take_ptr(failure));
 		}
 		if (client_interrupted())
 			return error_set(e, ERROR_CANCELLED, "interrupted");
-		if (watch_silent_ms(watch) >= WATCH_PATIENCE_MS)
+		if (watch_out_of_patience(watch))
 			return error_move(e, take_ptr(failure));
 		if (!told && attempt >= 2) {
 			progress_note(watch->progress, "ferryd does not answer; asking again for up to %d s", WATCH_PATIENCE_MS / 1000);
@@ -136,7 +138,7 @@ static int watch_poll(struct watch *watch, const char *id, int64_t seen, struct 
 			      : client_request(watch->client, "GET", path, NULL, wait_ms + WATCH_ANSWER_MS, &migration, e);
 	if (result < 0)
 		return -1;
-	watch->answered_us = clock_monotonic_us();
+	watch->lost_us = 0;
 	watch_take(watch, migration);
 	return 0;
 }
@@ -167,7 +169,7 @@ enum watch_end watch_follow(struct watch *watch, const char *id, struct error **
 		} else if (failure->code == ERROR_CANCELLED && client_interrupted()) {
 			continue;
 		} else if (!client_answered(watch->client) || failure->code == ERROR_SHUTTING_DOWN) {
-			if (watch_silent_ms(watch) >= WATCH_PATIENCE_MS) {
+			if (watch_out_of_patience(watch)) {
 				error_move(e, take_ptr(failure));
 				return WATCH_LOST;
 			}

@@ -32,14 +32,14 @@ struct watch {
 	bool abort_wanted;	 /* ask for it now, and until ferryd has answered */
 	bool stop_in_doubt;
 	int interrupts_seen;
-	int64_t answered_us; /* when ferryd last answered */
+	int64_t lost_us; /* since when nobody answers; 0: ferryd answered the last request */
 };
 
 /* Fill with the client of cli. Signals are counted from here on. */
 int watch_open(struct watch *watch, struct cli *cli, struct error **e) MUST_CHECK;
 void watch_done(struct watch *watch);
 
-/* A request that is asked again while nobody answers, for WATCH_PATIENCE_MS after the last answer. Harmless requests only.
+/* A request that is asked again while nobody answers, for WATCH_PATIENCE_MS. Harmless requests only.
  * ERROR_CANCELLED when a signal came. */
 int watch_request(struct watch *watch, const char *method, const char *path, int64_t timeout_ms, json_t **ret,
 		  struct error **e) MUST_CHECK;

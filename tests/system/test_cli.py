@@ -1,0 +1,715 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line against a stand-in for ferryd: every verb, exit statuses, JSON, Ctrl-C, progress, bad input."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+REPOSITORY = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, HERE)
+
+from fake_ferryd import ApiError, FakeFerryd  # noqa: E402
+
+FERRY = os.path.join(os.environ.get("FERRY_BUILD", os.path.join(REPOSITORY, "build")), "ferry")
+
+
+@pytest.fixture
+def fake(tmp_path):
+    with FakeFerryd(str(tmp_path / "ferryd.sock")) as fake:
+        fake.add_vm("web1")
+        yield fake
+
+
+def environment(path, **more):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("FERRY_")}
+    return {**clean, "FERRY_SOCKET": path, "TERM": "xterm", "LC_ALL": "C", **more}
+
+
+def ferry(fake, *arguments, input=None, env=None, timeout=20):
+    return subprocess.run([FERRY, *arguments], text=True, capture_output=True, input=input, timeout=timeout,
+                          env={**environment(fake.path), **(env or {})})
+
+
+def start(fake, *arguments, **options):
+    return subprocess.Popen([FERRY, *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env=environment(fake.path), **options)
+
+
+def finish(process, timeout=20):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def started(fake, *arguments):
+    """`ferry migrate` under way, and the id of its migration."""
+    process = start(fake, "migrate", "web1", "--to", "host-b", *arguments)
+    id = fake.wait_migration()
+    fake.wait_request("GET", id)
+    return process, id
+
+
+COMPLETED = {"status": "completed", "total_ms": 5712.3, "downtime_ms": 7.9, "wire_bytes": 614 << 20, "iterations": 5}
+
+
+# ---- migrate ----
+
+def test_migrate_completes(fake):
+    process, id = started(fake)
+    for status in ("checking", "preparing", "copying", "switching", "completing"):
+        fake.update(id, status=status)
+    fake.update(id, **COMPLETED)
+    status, out, err = finish(process)
+    assert status == 0
+    assert out.splitlines()[0] == "web1 moved from host-a to host-b, which owns it now."
+    for words in ("5.7 s", "7.9 ms", "614 MiB in 5 iterations", "native, encrypted", id):
+        assert words in out
+    # One line a phase where stderr is no terminal, also for phases that passed between two looks.
+    assert [line.split()[-1] for line in err.splitlines()] == ["checking", "preparing", "copying", "switching", "completing"]
+
+
+def test_migrate_answers_at_once(fake):
+    process, id = started(fake)
+    before = time.monotonic()
+    fake.update(id, **COMPLETED)
+    assert finish(process)[0] == 0
+    assert time.monotonic() - before < 0.5  # the poll would have lasted 20 s
+
+
+def test_migrate_json(fake):
+    process, id = started(fake, "--output", "json")
+    fake.update(id, status="copying")
+    fake.update(id, **COMPLETED)
+    status, out, err = finish(process)
+    result = json.loads(out)
+    assert status == 0 and err == ""
+    assert result == fake.migrations[id]
+    assert result["owner"] == "host-b" and result["downtime_ms"] == 7.9
+
+
+def test_migrate_request(fake):
+    status, out, err = finish(start(
+        fake, "migrate", "web1", "--to=host-b", "--transport", "native", "--max-downtime", "1.5s", "--deadline", "2m",
+        "--bandwidth", "1Gbit", "--channels", "4", "--map", "bridge:br0=br1", "--map", "disk:/a/x=/b/x", "--paused",
+        "--keep-source-definition", "--detach"))
+    assert (status, err) == (0, "")
+    assert "migration watch" in out
+    assert fake.requests == [("POST", "/v1/vms/web1/migrate", {
+        "to": "host-b", "transport": "native", "max_downtime_ms": 1500, "deadline_ms": 120000,
+        "bandwidth_bytes_per_s": 125000000, "channels": 4, "maps": ["bridge:br0=br1", "disk:/a/x=/b/x"], "paused": True,
+        "keep_source_definition": True})]
+
+
+def test_migrate_leaves_defaults_to_the_daemon(fake):
+    assert ferry(fake, "migrate", "web1", "--to", "host-b", "--detach").returncode == 0
+    assert fake.requests == [("POST", "/v1/vms/web1/migrate", {"to": "host-b"})]
+
+
+def test_migrate_detach_json(fake):
+    result = ferry(fake, "migrate", "web1", "--to", "host-b", "--detach", "--output", "json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["status"] == "queued"
+
+
+@pytest.mark.parametrize("text, value", [("100MiB", 100 << 20), ("500Mbit", 62500000), ("64kib", 65536), ("2.5gbit", 312500000),
+                                         ("1GiB", 1 << 30), ("8Kbit", None), ("0Gbit", None), ("1G", None), ("100", None),
+                                         ("-1Gbit", None), ("Gbit", None), ("1e3Mbit", None), ("", None), ("1.Gbit", None)])
+def test_bandwidth(fake, text, value):
+    result = ferry(fake, "migrate", "web1", "--to", "host-b", "--detach", "--bandwidth", text)
+    if value is None:
+        assert result.returncode == 2 and not fake.requests
+        assert "--bandwidth" in result.stderr and f"'{text}'" in result.stderr
+    else:
+        assert result.returncode == 0
+        assert fake.requests[0][2]["bandwidth_bytes_per_s"] == value
+
+
+@pytest.mark.parametrize("text, value", [("300ms", 300), ("2s", 2000), ("2m", 120000), ("0.5s", 500), ("1h", None),
+                                         ("300", None), ("0ms", None), ("2 s", None), ("inf", None), ("1d", None), ("nans", None)])
+def test_duration(fake, text, value):
+    result = ferry(fake, "migrate", "web1", "--to", "host-b", "--detach", "--max-downtime", text)
+    if value is None:
+        assert result.returncode == 2 and "--max-downtime" in result.stderr and not fake.requests
+    else:
+        assert result.returncode == 0 and fake.requests[0][2]["max_downtime_ms"] == value
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["migrate", "web1"], "needs --to HOST"),
+    (["migrate", "--to", "host-b"], "needs VM"),
+    (["migrate", "web1", "web2", "--to", "host-b"], "'web2' is one argument too many"),
+    (["migrate", "web1", "--to"], "needs a value"),
+    (["migrate", "web1", "--to", ""], "needs --to HOST"),
+    (["migrate", "web1", "--to", "host-b", "--channels", "0"], "from 1 to 64"),
+    (["migrate", "web1", "--to", "host-b", "--channels", "65"], "from 1 to 64"),
+    (["migrate", "web1", "--to", "host-b", "--channels", "two"], "from 1 to 64"),
+    (["migrate", "web1", "--to", "host-b", "--transport", "pigeon"], "there are auto and native"),
+    (["migrate", "web1", "--to", "host-b", "--map", "br0=br1"], "bridge:br0=br1"),
+    (["migrate", "web1", "--to", "host-b", "--map", "bridge:=br1"], "bridge:br0=br1"),
+    (["migrate", "web1", "--to", "host-b", "--bandwith", "1Gbit"], "did you mean '--bandwidth'?"),
+    (["migrate", "web1", "--to", "host-b", "--dryrun"], "did you mean '--dry-run'?"),
+    (["migrate", "web1", "--to", "host-b", "--output", "yaml"], "there are json and text"),
+    (["migrate", "web1", "--to", "host-b", "-x"], "there is no option '-x'"),
+    (["migrat", "web1"], "did you mean 'ferry migrate'?"),
+    (["vm", "strat", "web1"], "did you mean 'ferry vm start'?"),
+    (["start", "web1"], "did you mean 'ferry vm start'?"),
+    (["mv", "list"], "did you mean 'ferry vm list'?"),
+    (["vm"], "'ferry vm' needs a verb"),
+    (["frobnicate"], "there is no verb 'frobnicate'"),
+    (["--frob"], "there is no option '--frob'"),
+    (["-H"], "needs a value"),
+    ([], "a verb is missing"),
+    (["vm", "start", ""], "is empty"),
+    (["host", "add", "host-b", "198.18.0.2:70000"], "from 1 to 65535"),
+    (["host", "add", "host-b", "[198.18.0.2"], "is not an address"),
+])
+def test_usage_errors(fake, arguments, words):
+    result = ferry(fake, *arguments)
+    assert result.returncode == 2
+    assert words in result.stderr and "--help'." in result.stderr
+    assert result.stdout == "" and not fake.requests
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--output", "json", "frobnicate"], "there is no verb 'frobnicate'"),
+    (["migrate", "web1", "--output=json"], "needs --to HOST"),
+    (["migrate", "web1", "--to", "host-b", "--output", "json", "--frob"], "there is no option '--frob'"),
+    (["migrate", "web1", "--to", "host-b", "--output", "json", "--deadline", "soon"], "'soon' is not a duration"),
+])
+def test_usage_errors_in_json(fake, arguments, words):
+    result = ferry(fake, *arguments)
+    assert result.returncode == 2 and words in result.stderr
+    error = json.loads(result.stdout)["error"]
+    assert error["code"] == "invalid_argument" and words in error["message"]
+
+
+def test_usage_error_json_is_utf8_whatever_was_typed(fake):
+    result = subprocess.run([FERRY.encode(), b"vm", b"st\xffart", b"x", b"--output", b"json"], capture_output=True,
+                            env=environment(fake.path), timeout=20)
+    assert result.returncode == 2
+    assert json.loads(result.stdout)["error"]["code"] == "invalid_argument"
+
+
+REASON = {"code": "migration.not_converging", "message": "the guest writes 114 MB/s, the link carries 100 MB/s"}
+
+
+@pytest.mark.parametrize("changes, status, words", [
+    ({"status": "rolled-back", "reason": REASON}, 1, ["did not succeed", "migration.not_converging", "114 MB/s"]),
+    ({"status": "cancelled", "reason": {"code": "cancelled", "message": "by somebody else"}}, 5, ["was cancelled", "by somebody else"]),
+    ({"status": "failed", "reason": {"code": "qemu.start", "message": "no memory"}}, 1, ["qemu.start"]),
+    ({"status": "failed", "refused": True, "reason": {"code": "dest.memory", "message": "too little"},
+      "failures": [{"code": "dest.memory", "side": "destination", "message": "too little"},
+                   {"code": "dest.bridge_missing", "side": "destination", "message": "no bridge br0"}]}, 3,
+     ["2 checks failed", "dest.memory", "no bridge br0 (dest.bridge_missing)", "--map bridge:A=B"]),
+    ({"status": "failed", "reason": {"code": "vm.blocked", "message": "a device"}}, 3, ["vm.blocked"]),
+    ({"status": "in-doubt", "reason": {"code": "migration.in_doubt", "message": "host-b must answer"}}, 4, ["is not settled", "host-b must answer"]),
+    ({"status": "recovering", "reason": None}, 4, ["is not settled"]),
+])
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_migrate_other_ends(fake, changes, status, words, output):
+    process, id = started(fake, "--output", output)
+    fake.update(id, **changes)
+    code, out, err = finish(process)
+    assert code == status
+    for word in words:
+        assert word in err
+    if output == "json":
+        assert json.loads(out) == fake.migrations[id]
+    elif status != 4:
+        assert out.splitlines()[0] == "web1 stays on host-a, which owns it."
+
+
+@pytest.mark.parametrize("http, code, status", [(404, "vm.not_found", 1), (409, "vm.busy", 1), (409, "vm.not_running", 3),
+                                                (409, "dest.same_host", 3), (502, "peer.unreachable", 3), (409, "vm.not_owner", 3),
+                                                (400, "invalid_argument", 2), (409, "disk.cache", 3), (500, "something.new", 1)])
+def test_migrate_refused_at_once(fake, http, code, status):
+    fake.errors["POST", "/v1/vms/web1/migrate"] = ApiError(http, code, "because of this")
+    result = ferry(fake, "migrate", "web1", "--to", "host-b", "--output", "json")
+    assert result.returncode == status
+    assert "because of this" in result.stderr and code in result.stderr
+    error = json.loads(result.stdout)["error"]
+    assert "because of this" in error["message"]
+
+
+def test_dry_run(fake):
+    result = ferry(fake, "migrate", "web1", "--to", "host-b", "--dry-run")
+    assert (result.returncode, result.stdout) == (0, "web1 can move to host-b: all checks passed.\n")
+    fake.dry_run_failures = [{"code": "vm.blocked", "side": "source", "message": "a device"}]
+    result = ferry(fake, "migrate", "web1", "--to", "host-b", "--dry-run")
+    assert result.returncode == 3 and "source: a device (vm.blocked)" in result.stderr and result.stdout == ""
+    result = ferry(fake, "migrate", "web1", "--to", "host-b", "--dry-run", "--output", "json")
+    assert result.returncode == 3 and json.loads(result.stdout) == {"ok": False, "failures": fake.dry_run_failures}
+    assert not fake.migrations
+
+
+# ---- Ctrl-C ----
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_aborts_and_waits(fake, number):
+    fake.abort_ends = False
+    process, id = started(fake, "--output", "json")
+    fake.update(id, status="copying")
+    process.send_signal(number)
+    fake.wait_request("POST", f"{id}/abort")
+    fake.update(id, progress={"elapsed_ms": 100})
+    time.sleep(0.1)
+    assert process.poll() is None  # the rollback goes on, so we wait
+    fake.update(id, status="cancelled", reason={"code": "cancelled", "message": "on request"})
+    status, out, _ = finish(process)
+    assert status == 5
+    assert json.loads(out)["status"] == "cancelled"
+    assert sum(method == "POST" for method, _, _ in fake.requests) == 2
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_second_interrupt_leaves(fake, number, status):
+    fake.abort_ends = False
+    process, id = started(fake)
+    process.send_signal(number)
+    fake.wait_request("POST", f"{id}/abort")
+    time.sleep(0.05)
+    process.send_signal(number)
+    code, out, err = finish(process, 5)
+    assert code == status
+    assert f"ferry migration watch {id}" in err and "goes on" in err
+    assert out == ""
+
+
+def test_interrupt_too_late(fake):
+    fake.refuse_abort = ApiError(409, "migration.too_late", "the destination has been asked to take over")
+    process, id = started(fake)
+    process.send_signal(signal.SIGINT)
+    fake.wait_request("POST", f"{id}/abort")
+    fake.update(id, **COMPLETED)
+    status, out, err = finish(process)
+    assert status == 0 and "can no longer be cancelled" in err and "moved" in out
+
+
+def test_interrupt_before_the_request_is_answered(fake):
+    """Only the answer says what is to be cancelled, so it is awaited."""
+    hold = threading.Event()
+    accept = fake._migrate
+
+    def slow(name, body):
+        hold.wait(10)
+        return accept(name, body)
+
+    fake._migrate = slow
+    process = start(fake, "migrate", "web1", "--to", "host-b")
+    fake.wait_request("POST", "/migrate")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    assert process.poll() is None
+    hold.set()
+    status, _, err = finish(process)
+    assert status == 5 and "was cancelled" in err
+    assert next(iter(fake.migrations.values()))["status"] == "cancelled"
+
+
+def test_two_interrupts_before_the_request_is_answered(fake):
+    hold = threading.Event()
+    accept = fake._migrate
+    fake._migrate = lambda name, body: (hold.wait(10), accept(name, body))[1]
+    process = start(fake, "migrate", "web1", "--to", "host-b", "--output", "json")
+    fake.wait_request("POST", "/migrate")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    status, out, err = finish(process, 5)
+    hold.set()
+    assert status == 130 and "ferry migration list" in err
+    assert json.loads(out)["error"]["code"] == "cancelled"
+
+
+def test_interrupted_dry_run(fake):
+    hold = threading.Event()
+    fake._migrate = lambda name, body: (hold.wait(10), (200, {"ok": True, "failures": []}))[1]
+    process = start(fake, "migrate", "web1", "--to", "host-b", "--dry-run")
+    fake.wait_request("POST", "/migrate")
+    process.send_signal(signal.SIGINT)
+    assert finish(process, 5)[0] == 5
+    hold.set()
+
+
+# ---- ferryd goes away and comes back ----
+
+def test_restart_during_a_migration(fake):
+    process, id = started(fake)
+    fake.update(id, status="copying")
+    fake.stop()
+    time.sleep(0.3)
+    # The new daemon counts changes anew, and may reach the same number.
+    fake.migrations[id].update(COMPLETED, ended=True, owner="host-b")
+    fake.start()
+    status, out, err = finish(process)
+    assert status == 0 and "moved" in out
+    assert "does not answer" in err and "answers again" in err
+
+
+def test_daemon_that_is_shutting_down(fake):
+    process, id = started(fake)
+    fake.errors["GET", f"/v1/migrations/{id}"] = ApiError(503, "shutting_down", "ferryd is stopping")
+    fake.update(id, status="copying")
+    time.sleep(0.2)
+    assert process.poll() is None
+    fake.errors.clear()
+    fake.update(id, **COMPLETED)
+    assert finish(process)[0] == 0
+
+
+def test_abort_reaches_a_restarted_daemon(fake):
+    process, id = started(fake)
+    fake.update(id, status="copying")
+    fake.stop()
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    fake.start()
+    status, _, _ = finish(process)
+    assert status == 5
+    assert ("POST", f"/v1/migrations/{id}/abort", None) in fake.requests
+
+
+def test_lost_answer_is_not_asked_twice(fake):
+    """The request was carried out, but the daemon died before it answered: the migration is found, not started again."""
+    fake.drop.add(("POST", "/v1/vms/web1/migrate"))
+    process, id = started(fake)
+    fake.update(id, **COMPLETED)
+    assert finish(process)[0] == 0
+    assert [path for method, path, _ in fake.requests if method == "POST"] == ["/v1/vms/web1/migrate"]
+
+
+def test_request_that_never_arrived(fake):
+    # An earlier, ended migration to the same place is not taken for ours.
+    fake.update(fake.add_migration("web1", "host-b", started_at_ms=1000), **COMPLETED)
+    fake.drop_before.add(("POST", "/v1/vms/web1/migrate"))
+    result = ferry(fake, "migrate", "web1", "--to", "host-b")
+    assert result.returncode == 1 and "nothing was started" in result.stderr
+
+
+def test_nobody_there(fake):
+    fake.stop()
+    result = ferry(fake, "migrate", "web1", "--to", "host-b", "--output", "json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["error"]["code"] == "daemon.unreachable"
+    assert result.stderr.startswith("ferry: ") and "(daemon.unreachable)" in result.stderr and "systemctl" in result.stderr
+
+
+def test_migration_forgotten_by_the_daemon(fake):
+    process, id = started(fake)
+    fake.errors["GET", f"/v1/migrations/{id}"] = ApiError(404, "migration.not_found", "there is no such migration")
+    fake.update(id, status="copying")
+    status, _, err = finish(process)
+    assert status == 1 and "migration.not_found" in err
+
+
+# ---- terminal ----
+
+def on_terminal(fake, *arguments, columns=100):
+    """Run with stdin, stdout and stderr on a terminal; gives the process and the master side."""
+    master, slave = pty.openpty()
+    import fcntl
+    import struct
+    import termios
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen([FERRY, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment(fake.path),
+                               start_new_session=True,
+                               preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(slave)
+    return process, master
+
+
+def read_until(master, pattern, timeout=10):
+    seen = b""
+    end = time.monotonic() + timeout
+    while not re.search(pattern, seen.decode(errors="replace")):
+        ready, _, _ = select.select([master], [], [], max(0, end - time.monotonic()))
+        assert ready, f"no {pattern!r} in {seen!r}"
+        try:
+            data = os.read(master, 4096)
+        except OSError:
+            data = b""
+        assert data, f"no {pattern!r} in {seen!r}"
+        seen += data
+    return seen.decode(errors="replace")
+
+
+PROGRESS = {"ram_total_bytes": 1 << 30, "ram_remaining_bytes": 256 << 20, "rate_bytes_per_s": 112 << 20,
+            "dirty_bytes_per_s": 20 << 20, "iteration": 2, "elapsed_ms": 4100, "predicted_ms": 2800}
+
+
+def test_progress_on_a_terminal(fake):
+    process, master = on_terminal(fake, "migrate", "web1", "--to", "host-b", columns=140)
+    id = fake.wait_migration()
+    fake.update(id, status="copying", wire_bytes=700 << 20, progress=PROGRESS)
+    seen = read_until(master, "left")
+    line = seen.split("\r")[-1]
+    for words in ("web1: copying", "75 %", "700 MiB sent", "112 MiB/s", "guest writes 20.0 MiB/s", "iteration 2", "4.1 s", "about 2.8 s left"):
+        assert words in line
+    fake.update(id, **COMPLETED)
+    rest = read_until(master, f"migration  {id}")
+    assert rest.startswith("\r\x1b[K")  # the line goes before the report comes
+    assert process.wait(5) == 0
+    os.close(master)
+
+
+def test_progress_fits_a_narrow_terminal(fake):
+    process, master = on_terminal(fake, "migrate", "web1", "--to", "host-b", columns=40)
+    id = fake.wait_migration()
+    fake.update(id, status="copying", wire_bytes=700 << 20, progress=PROGRESS)
+    seen = read_until(master, r"copying[^\r]*\x1b\[K")
+    assert all(len(line.replace("\x1b[K", "")) < 40 for line in seen.split("\r"))
+    fake.update(id, **COMPLETED)
+    read_until(master, id)
+    assert process.wait(5) == 0
+    os.close(master)
+
+
+def test_progress_moves_without_news(fake):
+    """The elapsed time goes on on the screen although nothing changes at the daemon: polls end after half a second."""
+    process, master = on_terminal(fake, "migrate", "web1", "--to", "host-b")
+    id = fake.wait_migration()
+    fake.update(id, status="copying", progress=PROGRESS)
+    read_until(master, "4.1 s")
+    fake.migrations[id]["progress"]["elapsed_ms"] = 4700
+    read_until(master, "4.7 s", 3)
+    fake.update(id, **COMPLETED)
+    read_until(master, id)
+    assert process.wait(5) == 0
+    os.close(master)
+
+
+def test_ctrl_c_on_a_terminal(fake):
+    process, master = on_terminal(fake, "migrate", "web1", "--to", "host-b")
+    id = fake.wait_migration()
+    fake.update(id, status="copying", progress=PROGRESS)
+    read_until(master, "copying")
+    os.write(master, b"\x03")
+    seen = read_until(master, f"migration  {id}")
+    assert "Cancelling" in seen and "was cancelled" in seen
+    assert process.wait(5) == 5
+    os.close(master)
+
+
+def test_dumb_terminal_gets_plain_lines(fake):
+    process, id = None, None
+    master, slave = pty.openpty()
+    process = subprocess.Popen([FERRY, "migrate", "web1", "--to", "host-b"], stdin=slave, stdout=slave, stderr=slave,
+                               env=environment(fake.path, TERM="dumb"))
+    os.close(slave)
+    id = fake.wait_migration()
+    fake.update(id, status="copying", progress=PROGRESS)
+    fake.update(id, **COMPLETED)
+    seen = read_until(master, id)
+    assert "\x1b" not in seen and re.search(r"s  copying\r\n", seen)
+    assert process.wait(5) == 0
+    os.close(master)
+
+
+def test_names_cannot_write_to_the_terminal(fake):
+    fake.add_vm("evil", owner="\x1b[2Jhost")
+    result = ferry(fake, "vm", "list")
+    assert "\x1b" not in result.stdout and "?[2Jhost" in result.stdout
+    fake.errors["GET", "/v1/vms"] = ApiError(500, "internal", "a\x1b[2Jb\nc")
+    result = ferry(fake, "vm", "list")
+    assert "a?[2Jb?c" in result.stderr
+
+
+# ---- migration ----
+
+def test_migration_list(fake):
+    first = fake.add_migration("web1", "host-b")
+    fake.update(first, **COMPLETED)
+    second = fake.add_migration("web1", "host-c")
+    result = ferry(fake, "migration", "list")
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0
+    assert lines[0].split() == ["ID", "VM", "FROM", "TO", "STATUS", "OWNER", "STARTED", "TOTAL", "PAUSE"]
+    assert lines[1].startswith(second[:12]) and lines[2].startswith(first[:12])
+    assert lines[2].split()[1:6] == ["web1", "host-a", "host-b", "completed", "host-b"]
+    listed = json.loads(ferry(fake, "migration", "list", "--output", "json").stdout)
+    assert [one["id"] for one in listed] == [second, first]
+
+
+def test_migration_show(fake):
+    id = fake.add_migration("web1", "host-b")
+    fake.update(id, status="copying")
+    fake.update(id, **COMPLETED)
+    result = ferry(fake, "migration", "show", id[:6])
+    assert result.returncode == 0
+    for words in (id, "completed", "owner        host-b", "5.7 s", "7.9 ms", "copying"):
+        assert words in result.stdout
+    assert json.loads(ferry(fake, "migration", "show", id, "--output=json").stdout) == fake.migrations[id]
+    result = ferry(fake, "migration", "show", "abcdef")
+    assert result.returncode == 1 and "migration.not_found" in result.stderr
+
+
+def test_migration_watch(fake):
+    id = fake.add_migration("web1", "host-b")
+    process = start(fake, "migration", "watch", id[:8])
+    fake.wait_request("GET", id[:8])
+    # In doubt is an end for `migrate`, but what one wants to watch here.
+    fake.update(id, status="in-doubt", reason={"code": "migration.in_doubt", "message": "host-b must answer"})
+    time.sleep(0.1)
+    assert process.poll() is None
+    fake.update(id, **COMPLETED, reason=None)
+    status, out, _ = finish(process)
+    assert status == 0 and "moved" in out
+
+
+def test_interrupted_watch_does_not_abort(fake):
+    id = fake.add_migration("web1", "host-b")
+    process = start(fake, "migration", "watch", id)
+    fake.wait_request("GET", id)
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process, 5)
+    assert status == 130 and "goes on" in err
+    assert not any(method == "POST" for method, _, _ in fake.requests)
+
+
+def test_migration_abort(fake):
+    id = fake.add_migration("web1", "host-b")
+    result = ferry(fake, "migration", "abort", id[:8])
+    assert result.returncode == 0 and "web1 stays on host-a" in result.stdout
+    fake.refuse_abort = ApiError(409, "migration.ended", "it has ended")
+    result = ferry(fake, "migration", "abort", id, "--output", "json")
+    assert result.returncode == 1 and json.loads(result.stdout)["error"]["code"] == "migration.ended"
+
+
+def test_migration_abort_that_came_too_late(fake):
+    fake.abort_ends = False
+    id = fake.add_migration("web1", "host-b")
+    process = start(fake, "migration", "abort", id)
+    fake.wait_request("POST", "/abort")
+    fake.update(id, **COMPLETED)
+    assert finish(process)[0] == 1
+
+
+# ---- vm, host ----
+
+@pytest.mark.parametrize("verb, state", [("start", "running"), ("shutdown", "running"), ("stop", "stopped"), ("reboot", "running"),
+                                         ("pause", "paused"), ("resume", "running")])
+def test_vm_changes(fake, verb, state):
+    result = ferry(fake, "vm", verb, "web1")
+    assert (result.returncode, result.stdout) == (0, f"web1: {state}\n")
+    assert fake.requests == [("POST", f"/v1/vms/web1/{verb}", None)]
+    result = ferry(fake, "vm", verb, "web1", "--output", "json")
+    assert json.loads(result.stdout)["state"] == state
+
+
+def test_vm_define_show_list_undefine(fake, tmp_path):
+    definition = {"name": "db", "memory_mib": 256}
+    path = tmp_path / "db.json"
+    path.write_text(json.dumps(definition))
+    result = ferry(fake, "vm", "define", str(path))
+    assert result.returncode == 0 and result.stdout.startswith("db is defined (")
+    assert fake.requests[-1] == ("POST", "/v1/vms", definition)
+    result = ferry(fake, "vm", "define", "-", "--output", "json", input=json.dumps({"name": "db2"}))
+    assert json.loads(result.stdout)["name"] == "db2"
+    assert ferry(fake, "vm", "define", str(path)).returncode == 1  # vm.exists
+    shown = ferry(fake, "vm", "show", "db").stdout
+    assert "state      stopped" in shown and "owner      host-a (epoch 1)" in shown
+    assert {vm["name"] for vm in json.loads(ferry(fake, "vm", "list", "--output", "json").stdout)} == {"web1", "db", "db2"}
+    result = ferry(fake, "vm", "undefine", "db")
+    assert (result.returncode, result.stdout) == (0, "db is no longer defined.\n")
+    assert json.loads(ferry(fake, "vm", "undefine", "db2", "--output", "json").stdout) == {}
+    assert set(fake.vms) == {"web1"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "{} trailing", '{"a":1,"a":2}'])
+def test_vm_define_bad_file(fake, tmp_path, text):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    result = ferry(fake, "vm", "define", str(path), "--output", "json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["error"]["code"] == "invalid_json" and str(path) in result.stderr
+    assert not fake.requests
+
+
+def test_vm_define_no_file(fake, tmp_path):
+    result = ferry(fake, "vm", "define", str(tmp_path / "none.json"))
+    assert result.returncode == 1 and "No such file" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["show", "start", "stop", "undefine"])
+def test_vm_unknown(fake, verb):
+    result = ferry(fake, "vm", verb, "nope")
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.splitlines()[0] == "ferry: there is no 'nope' (vm.not_found)"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "ä", "%41", "?x=1", "a#b"])
+def test_names_stay_one_path_segment(fake, name):
+    fake.add_vm(name)
+    ferry(fake, "vm", "show", "--", name)
+    # The stand-in decodes the path: nothing of the name has become a query, a fragment or a step.
+    assert fake.requests == [("GET", f"/v1/vms/{name}", None)]
+
+
+def test_hosts(fake):
+    assert ferry(fake, "host", "add", "host-b", "198.18.0.2").returncode == 0
+    assert fake.requests[-1] == ("POST", "/v1/hosts", {"name": "host-b", "address": "198.18.0.2"})
+    result = ferry(fake, "host", "add", "host-c", "[fd00::3]:4711", "--output", "json")
+    assert json.loads(result.stdout) == {"name": "host-c", "address": "fd00::3", "port": 4711}
+    assert ferry(fake, "host", "add", "host-d", "fd00::4").returncode == 0
+    assert fake.requests[-1][2] == {"name": "host-d", "address": "fd00::4"}
+    lines = ferry(fake, "host", "list").stdout.splitlines()
+    assert [line.split() for line in lines] == [["NAME", "ADDRESS", "PORT"], ["host-b", "198.18.0.2", "4710"],
+                                                ["host-c", "fd00::3", "4711"], ["host-d", "fd00::4", "4710"]]
+    assert len(json.loads(ferry(fake, "host", "list", "--output", "json").stdout)) == 3
+    assert "connection refused" in ferry(fake, "host", "show", "host-b").stdout
+    assert json.loads(ferry(fake, "host", "show", "--output", "json").stdout)["name"] == "host-a"
+    assert ferry(fake, "host", "remove", "host-b").stdout == "host-b is no longer known here.\n"
+    assert ferry(fake, "host", "remove", "host-b").returncode == 1
+
+
+# ---- help ----
+
+def verbs():
+    out = subprocess.run([FERRY, "--help"], text=True, capture_output=True, check=True).stdout
+    return [match.group(1) for match in re.finditer(r"^  ((?:migrate|(?:migration|vm|host|pki) [a-z]+)) ", out, re.M)]
+
+
+def options_of(verb):
+    out = subprocess.run([FERRY, *verb.split(), "--help"], text=True, capture_output=True, check=True).stdout
+    return out, re.findall(r"^  (--[a-z-]+)", out, re.M)
+
+
+def test_every_verb_has_help_with_an_example():
+    assert len(verbs()) == 23
+    for verb in verbs():
+        out, options = options_of(verb)
+        assert f"\nExample: ferry {verb}" in out
+        assert "--help" in options and len(out.splitlines()) >= 6
+
+
+def test_group_help():
+    result = subprocess.run([FERRY, "vm", "--help"], text=True, capture_output=True)
+    assert result.returncode == 0 and "vm start" in result.stdout and "migrate" not in result.stdout
+
+
+def test_version():
+    result = subprocess.run([FERRY, "--version"], text=True, capture_output=True)
+    assert result.returncode == 0 and re.fullmatch(r"ferry \d+\.\d+\.\d+\n", result.stdout)
+
+
+def test_full_disk_is_an_error(fake):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        result = subprocess.run([FERRY, "vm", "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment(fake.path))
+    assert result.returncode == 1 and "cannot write the output" in result.stderr
+
+
+def test_small_program_loads_little():
+    """Loading libcurl and what is behind it takes longer than all that a local `ferry migrate` does."""
+    libraries = subprocess.run(["ldd", FERRY], text=True, capture_output=True, check=True).stdout
+    assert "libcurl" not in libraries and "libgnutls" not in libraries
+    assert "libcurl" in subprocess.run(["ldd", FERRY + "-remote"], text=True, capture_output=True, check=True).stdout
