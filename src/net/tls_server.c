@@ -8,16 +8,21 @@
  */
 #include "net/tls_server.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/xalloc.h"
+
+#define TLS_LINGER_MS 300
 
 struct tls_file_stamp {
 	dev_t device;
@@ -149,6 +154,23 @@ static gnutls_alert_description_t tls_alert_for_status(unsigned int status)
 	return status ? GNUTLS_A_BAD_CERTIFICATE : GNUTLS_A_ACCESS_DENIED;
 }
 
+/* Tell the client why, and let it hear that. In TLS 1.3 its first request is under way already; closing the socket with that
+ * unread would send a reset, which overtakes the alert, and the client would know of nothing but a broken connection. */
+static void tls_send_alert(gnutls_session_t session, gnutls_alert_description_t alert)
+{
+	const int64_t deadline_us = clock_monotonic_us() + TLS_LINGER_MS * 1000;
+	struct pollfd poller = {.fd = gnutls_transport_get_int(session), .events = POLLIN};
+	char unread[4096];
+	if (gnutls_alert_send(session, GNUTLS_AL_FATAL, alert) < 0 || shutdown(poller.fd, SHUT_WR) < 0)
+		return;
+	while (clock_monotonic_us() < deadline_us) {
+		poll(&poller, 1, TLS_LINGER_MS);
+		ssize_t n = recv(poller.fd, unread, sizeof(unread), MSG_DONTWAIT);
+		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+			return;
+	}
+}
+
 /* Called by GnuTLS in the handshake, once the client has shown its certificate and before it may send anything. */
 static int tls_server_verify(gnutls_session_t session)
 {
@@ -170,7 +192,7 @@ static int tls_server_verify(gnutls_session_t session)
 			return 0;
 	}
 	tls_log_refusal(why);
-	gnutls_alert_send(session, GNUTLS_AL_FATAL, tls_alert_for_status(status));
+	tls_send_alert(session, tls_alert_for_status(status));
 	return GNUTLS_E_CERTIFICATE_ERROR;
 }
 
