@@ -418,16 +418,51 @@ int destination_prepare(struct migration_host *host, const char *caller, const j
 
 /* ---- finish; `work` is held ---- */
 
-static void settled_here(struct migration_host *host, struct migration *migration, enum migration_status status)
+/* The VM is ours and runs: give up what was only for the arrival. */
+static void settle(struct migration_host *host, struct migration *migration)
 {
 	struct vm *vm = migration->vm;
+	struct error *problem = NULL;
 	stop_watching(host, migration);
 	arrival_free(take_ptr(migration->arrival));
-	migration_set_owner(migration, host->name);
+	if (vm->machine && inventory_driver(host->inventory)->move_restore(vm->machine, &problem) < 0)
+		log_failure(LOG_LEVEL_WARNING, "cannot put QEMU's migration settings back", problem);
+	error_free(problem);
 	vm->arriving = false;
 	migration->vm = NULL;
 	inventory_unlock(host->inventory, vm);
-	end_with(host, migration, status);
+	end_with(host, migration, MIGRATION_COMPLETED);
+}
+
+struct settling {
+	struct migration_host *host;
+	struct migration *migration;
+};
+
+static void *settle_main(void *user)
+{
+	struct settling *settling = user;
+	struct migration_host *host = settling->host;
+	log_context_set(settling->migration->id, settling->migration->vm_name);
+	pthread_mutex_lock(&settling->migration->work);
+	settle(host, settling->migration);
+	pthread_mutex_unlock(&settling->migration->work);
+	migration_unref(settling->migration);
+	free(settling);
+	migration_host_worker_done(host);
+	return NULL;
+}
+
+/* Settling takes some round trips to a QEMU that has just begun to run its guest; the source, whose user is waiting, need not
+ * wait for it too. The job stays held until it is done, and whoever wants it meanwhile waits. */
+static void settle_soon(struct migration_host *host, struct migration *migration)
+{
+	struct settling *settling = xcalloc(1, sizeof(*settling));
+	settling->host = host;
+	settling->migration = migration_ref(migration);
+	migration->settling = true;
+	inventory_job_ends_soon(host->inventory, migration->vm);
+	migration_host_start_worker(host, settle_main, settling, NULL);
 }
 
 /* taken -> running (or, with proof that it never ran, refused). Also after a restart in between. */
@@ -448,6 +483,7 @@ static int take_over(struct migration_host *host, struct migration *migration, s
 		error_free(problem);
 		return -1;
 	}
+	migration_set_owner(migration, host->name);
 	if (problem) { /* it is ours, and it crashed: the source must not resume, for disks may have changed */
 		log_failure(LOG_LEVEL_ERROR, "the guest was taken over and ended", problem);
 		migration_set_reason(migration, problem->code, problem->message);
@@ -571,9 +607,8 @@ static int answer_question(struct migration_host *host, const char *caller, cons
 		r = decide(host, migration, &question, e);
 	if (r == 0)
 		*ret = answer_state(host, migration->handover, migration->reason_message, began_us);
-	/* Tidying up of our own comes after the answer's figures, but before anybody else decides. */
-	if (r == 0 && migration->handover == HANDOVER_RUNNING && migration->vm)
-		settled_here(host, migration, MIGRATION_COMPLETED);
+	if (r == 0 && migration->handover == HANDOVER_RUNNING && migration->vm && !migration->settling)
+		settle_soon(host, migration);
 	pthread_mutex_unlock(&migration->work);
 	migration_unref(migration);
 	return r;
@@ -632,10 +667,11 @@ int destination_recover(struct migration_host *host, struct migration *migration
 		migration_set_status(migration, MIGRATION_COMPLETING);
 		r = take_over(host, migration, e);
 		if (r == 0 && migration->handover == HANDOVER_RUNNING)
-			settled_here(host, migration, MIGRATION_COMPLETED);
+			settle(host, migration);
 		break;
 	case HANDOVER_RUNNING:
-		settled_here(host, migration, MIGRATION_COMPLETED);
+		migration_set_owner(migration, host->name);
+		settle(host, migration);
 		break;
 	default:
 		migration->vm = NULL;

@@ -22,6 +22,7 @@ struct vm_entry {
 	struct vm vm; /* first, so that a struct vm is its entry */
 	struct inventory *inventory;
 	char *job;    /* NULL: free */
+	bool ends_soon;
 	bool look;    /* the janitor should look at the machine */
 	bool forget;  /* remove the entry when the job ends */
 	struct vm_entry *next;
@@ -31,7 +32,7 @@ struct inventory {
 	struct inventory_options options;
 	char *host_name;
 	pthread_mutex_t mutex;
-	pthread_cond_t wake_janitor;
+	pthread_cond_t wake_janitor, job_ended;
 	pthread_t janitor;
 	bool janitor_runs, stopping;
 	struct vm_entry *entries; /* sorted by name */
@@ -196,6 +197,7 @@ static void *janitor_main(void *user)
 			continue;
 		}
 		entry->job = xstrdup("tidying up");
+		entry->ends_soon = true;
 		pthread_mutex_unlock(&inventory->mutex);
 		tidy_entry(inventory, entry);
 		inventory_unlock(inventory, &entry->vm);
@@ -234,6 +236,7 @@ int inventory_new(const struct inventory_options *options, struct inventory **re
 	inventory->host_name = xstrdup(options->host_name);
 	pthread_mutex_init(&inventory->mutex, NULL);
 	pthread_cond_init(&inventory->wake_janitor, NULL);
+	cond_init(&inventory->job_ended);
 	if (database_run(options->db, e, schema, "") < 0 ||
 	    database_query(options->db, e, load_row, inventory, "SELECT uuid, name, owner, epoch, definition FROM vm", "") < 0) {
 		inventory_free(inventory);
@@ -263,6 +266,7 @@ void inventory_free(struct inventory *inventory)
 	}
 	pthread_mutex_destroy(&inventory->mutex);
 	pthread_cond_destroy(&inventory->wake_janitor);
+	pthread_cond_destroy(&inventory->job_ended);
 	free(inventory->host_name);
 	free(inventory);
 }
@@ -324,11 +328,26 @@ void inventory_autostart(struct inventory *inventory)
 
 /* ---- jobs ---- */
 
+#define JOB_PATIENCE_US 5000000
+
+/* The mutex is held. The entry may go while it is waited for, so it is looked for again each time. */
+static struct vm_entry *entry_wait_free(struct inventory *inventory, struct vm_entry *(*find)(struct inventory *, const char *),
+					const char *key)
+{
+	int64_t deadline_us = clock_monotonic_us() + JOB_PATIENCE_US;
+	struct vm_entry *entry = find(inventory, key);
+	while (entry && entry->job && entry->ends_soon &&
+	       cond_wait_until(&inventory->job_ended, &inventory->mutex, deadline_us))
+		entry = find(inventory, key);
+	return find(inventory, key);
+}
+
 static int entry_take_job(struct vm_entry *entry, const char *what, struct vm **ret, struct error **e)
 {
 	if (entry->job)
 		return error_set(e, ERROR_VM_BUSY, "VM '%s' is busy: %s", entry->vm.name, entry->job);
 	entry->job = xstrdup(what);
+	entry->ends_soon = false;
 	*ret = &entry->vm;
 	return 0;
 }
@@ -336,10 +355,16 @@ static int entry_take_job(struct vm_entry *entry, const char *what, struct vm **
 int inventory_lock(struct inventory *inventory, const char *name, const char *what, struct vm **ret, struct error **e)
 {
 	LOCK_SCOPE(&inventory->mutex);
-	struct vm_entry *entry = entry_find(inventory, name);
+	struct vm_entry *entry = entry_wait_free(inventory, entry_find, name);
 	if (!entry)
 		return error_set(e, ERROR_VM_NOT_FOUND, "no VM '%s' is defined on %s", name, inventory->host_name);
 	return entry_take_job(entry, what, ret, e);
+}
+
+void inventory_job_ends_soon(struct inventory *inventory, struct vm *vm)
+{
+	LOCK_SCOPE(&inventory->mutex);
+	((struct vm_entry *)vm)->ends_soon = true;
 }
 
 int inventory_lock_arriving(struct inventory *inventory, const char *uuid, const char *name, const char *what, struct vm **ret,
@@ -350,7 +375,7 @@ int inventory_lock_arriving(struct inventory *inventory, const char *uuid, const
 	if (namesake && namesake->vm.definition && strcmp(namesake->vm.uuid, uuid) != 0)
 		return error_set(e, ERROR_DEST_VM_EXISTS, "%s has another VM named '%s' (uuid %s)", inventory->host_name, name,
 				 namesake->vm.uuid);
-	struct vm_entry *entry = entry_by_uuid(inventory, uuid);
+	struct vm_entry *entry = entry_wait_free(inventory, entry_by_uuid, uuid);
 	if (!entry) {
 		entry = xcalloc(1, sizeof(*entry));
 		snprintf(entry->vm.uuid, sizeof(entry->vm.uuid), "%s", uuid);
@@ -366,6 +391,7 @@ void inventory_unlock(struct inventory *inventory, struct vm *vm)
 	struct vm_entry *entry = (struct vm_entry *)vm;
 	LOCK_SCOPE(&inventory->mutex);
 	free(take_ptr(entry->job));
+	pthread_cond_broadcast(&inventory->job_ended);
 	/* An entry that was made for an arrival which did not happen has nothing to remember. */
 	if (entry->forget || (!vm->definition && vm->epoch == 0)) {
 		entry_remove(inventory, entry);

@@ -58,13 +58,16 @@ int inventory_define(struct inventory *inventory, const json_t *definition, json
 int inventory_show(struct inventory *inventory, const char *name, json_t **ret_view, struct error **e) MUST_CHECK;
 json_t *inventory_list(struct inventory *inventory);
 
-/* Take a VM's job; ERROR_VM_BUSY names the job that holds it. `what` is copied ("start", "migration 1f3c…"). */
+/* Take a VM's job (waiting for one that ends soon); ERROR_VM_BUSY names the job that holds it. `what` is copied ("start", "migration 1f3c…"). */
 int inventory_lock(struct inventory *inventory, const char *name, const char *what, struct vm **ret, struct error **e) MUST_CHECK;
 /* Take the job of the VM with this uuid, making an empty entry named `name` (no definition, owner "", epoch 0) if there is
  * none. Refused with ERROR_VM_EXISTS when another VM has the name. The entry is not written to the journal by this. */
 int inventory_lock_arriving(struct inventory *inventory, const char *uuid, const char *name, const char *what, struct vm **ret,
 			    struct error **e) MUST_CHECK;
 void inventory_unlock(struct inventory *inventory, struct vm *vm);
+/* By the job's holder: all that is left is a moment's tidying up, so whoever wants the job should wait for it (a few seconds at
+ * most) rather than be told that the VM is busy. */
+void inventory_job_ends_soon(struct inventory *inventory, struct vm *vm);
 
 /* The daily verbs; the caller holds the job. */
 int vm_start(struct inventory *inventory, struct vm *vm, struct error **e) MUST_CHECK;
