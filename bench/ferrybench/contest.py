@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One case: a lab, the same guest twice (one under ferryd, one under libvirtd), and moves in turn.
+
+Each side's guest is booted once and then moves back and forth. While one side moves, the other's guest is paused, so that
+the two do not share the machine. Order: A B C, C B A, …: no side is always first, and the minutes are shared.
+"""
+
+import json
+import os
+import time
+
+from ferrylab import Lab
+from ferrylab import guest as lab_guest
+
+from . import floor as floors
+from .cases import BASELINES
+from .ferry import Ferry
+from .measure import Heartbeats, move
+from .rows import human
+from .virsh import Virsh, start_daemon
+
+BOOT_S = 600
+MAX_DOWNTIME_MS = 30
+
+
+class Contest:
+    def __init__(self, case, variant, only=None, lab_name="bench", say=print):
+        self.case, self.variant, self.only, self.say = case, variant, only, say
+        self.lab = Lab(lab_name)
+        self.sides = {}  # "ferry", "virsh" → driver
+        self.active = None
+
+    def __enter__(self):
+        with_ferry, with_virsh = self.only in (None, "ferry"), self.only in (None, "virsh")
+        started = time.monotonic()
+        self.lab.up(hosts=2, rate=self.case.rate, trusted=self.variant == "plain", ferryd=with_ferry)
+        try:
+            self.beats = Heartbeats(self.lab)
+            if with_virsh:
+                for host in self.lab.hosts:
+                    start_daemon(host)
+            if with_ferry:
+                self.sides["ferry"] = self._define("bench-f", Ferry)
+            if with_virsh:
+                self.sides["virsh"] = self._define("bench-v", Virsh)
+            self.beats.ask("mark")
+            for driver in self.sides.values():
+                driver.start(self.lab.hosts[0])
+            for driver in self.sides.values():
+                self.beats.wait(driver.address, 1, BOOT_S)
+            for driver in self.sides.values():
+                driver.pause()
+        except BaseException:
+            self.__exit__()
+            raise
+        self.say(f"guests are up after {time.monotonic() - started:.0f} s")
+        return self
+
+    def __exit__(self, *_):
+        self.lab.down()
+
+    def _define(self, name, side):
+        path = lab_guest.define(self.case.kind, name=name, lab=self.lab.name, **self.case.guest)
+        with open(os.path.join(self.lab.path, "shared", os.path.basename(path)), encoding="utf-8") as file:
+            definition = json.load(file)
+        address = lab_guest.guest_address(definition)
+        if side is Ferry:
+            return Ferry(self.lab, definition, address, path, self.variant != "plain")
+        return Virsh(self.lab, definition, address)
+
+    def floor(self):
+        driver = self.sides.get("virsh") or self.sides["ferry"]
+        found = floors.compute(self.lab, driver)
+        pages = ", ".join(f"{count * 4 >> 10} MiB {kind}" for kind, count in found["pages"].items())
+        self.say(f"floor: {pages} -> {found['bytes'] / 2**20:.1f} MiB at {found['rate_bytes_per_s'] / 1e6:.0f} MB/s, "
+                 f"empty guest {found['empty_ms']:.0f} ms")
+        return found
+
+    def _activate(self, driver):
+        if self.active is not driver:
+            if self.active is not None:
+                self.active.pause()
+            driver.resume()
+            self.active = driver
+
+    def run(self, runs, cap_s, baselines=BASELINES):
+        """Returns contender's name → list of moves."""
+        names = (["ferry"] if "ferry" in self.sides else []) + (list(baselines) if "virsh" in self.sides else [])
+        moves = {name: [] for name in names}
+        for number in range(runs):
+            for name in names if number % 2 == 0 else reversed(names):
+                driver = self.sides["ferry" if name == "ferry" else "virsh"]
+                self._activate(driver)
+                driver.set_max_downtime(MAX_DOWNTIME_MS if name == "virsh-maxdowntime" else None)
+                to = next(host for host in self.lab.hosts if host is not driver.host)
+                result = move(driver, self.beats, to, self.case.dirty_bytes_per_s, cap_s)
+                moves[name].append(result)
+                self.say(f"{number + 1}/{runs} {name:18} {result['from']} -> {result['to']}: "
+                         + ", ".join(f"{metric} {human(result[metric], unit)}" for metric, unit in (
+                             ("wall", "ms"), ("qemu", "ms"), ("downtime", "ms"), ("blackout", "ms"), ("bytes", "B"),
+                             ("cpu", "s"))))
+                for note in result["notes"]:
+                    self.say(f"    {name}: {note}")
+        return moves

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ferry's own side: the `ferry` command, as a user has it."""
+
+import json
+
+from .machine import BenchError
+
+
+class Ferry:
+    """One guest under ferryd."""
+
+    def __init__(self, lab, definition, address, path, encrypted):
+        self.lab, self.definition, self.address, self.path = lab, definition, address, path
+        self.name = definition["name"]
+        self.encrypted = encrypted
+        self.host = None
+
+    def _ferry(self, *words, host=None, timeout=60):
+        return (host or self.host).run(["ferry", *words], timeout=timeout).stdout
+
+    def start(self, host):
+        self._ferry("vm", "define", self.path, host=host)
+        self._ferry("vm", "start", self.name, host=host)
+        self.host = host
+
+    def pause(self):
+        self._ferry("vm", "pause", self.name)
+
+    def resume(self):
+        self._ferry("vm", "resume", self.name)
+
+    def qemu_pid(self):
+        return json.loads(self._ferry("vm", "show", self.name, "--output", "json"))["pid"]
+
+    def set_max_downtime(self, _milliseconds):
+        """ferryd decides by itself."""
+
+    def move_command(self, to):
+        return ["ferry", "migrate", self.name, "--to", to.name, "--output", "json"]
+
+    def abort(self):
+        moves = json.loads(self._ferry("migration", "list", "--output", "json"))
+        for move in moves:
+            if move["vm"] == self.name and not move.get("ended"):
+                self._ferry("migration", "abort", move["id"])
+
+    def reported(self, stdout, _to):
+        try:
+            result = json.loads(stdout)
+        except ValueError:
+            raise BenchError(f"ferry migrate --output json printed no JSON: {stdout[:300]!r}") from None
+        if result.get("status") != "completed":
+            raise BenchError(f"the move ended with 0 and yet is {result.get('status')}: {stdout[:1000]}")
+        if result.get("encrypted") is not None and result["encrypted"] != self.encrypted:
+            raise BenchError(f"the move was {'' if result['encrypted'] else 'not '}encrypted, against what is measured")
+        return {"qemu": result.get("qemu_total_ms"), "downtime": result.get("downtime_ms"),
+                "reported": {key: result.get(key) for key in ("total_ms", "setup_ms", "wire_bytes", "ram_bytes",
+                                                              "iterations", "phases", "encrypted")}}

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One move, measured from outside.
+
+Both sides are measured by the same hands: the clock around the command, the counters of the source's link, the
+machine's CPU time, and the heartbeats that the guest sends to the client each millisecond. Only `qemu` and `downtime`
+are what the mover itself reports.
+
+`cpu` is what the whole machine spent while the command ran, less what it spent in the same time with the guest just
+running, measured right before. So it holds both sides, with the kernel's part that belongs to no process; and it is
+worth something only while nothing else runs on the machine.
+"""
+
+import json
+import socket
+import subprocess
+import time
+
+from ferrylab import guest as lab_guest
+
+from .machine import BenchError, busy_seconds
+
+CONTROL = "/run/lab/heartbeat"
+STEADY_BEATS = 1000
+STEADY_TRIES = 20
+STEADY_GAP_MS = 40
+AFTER_BEATS = 200
+
+
+class Heartbeats:
+    """The heartbeat client, in the lab's client."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.rates = {}  # address → most beats a second seen of this guest
+        program = f"{lab.build}/lab/heartbeat-client"
+        self.process = lab.client.popen([program, "--control", CONTROL], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, text=True)
+        if self.process.stdout.readline() != "ready\n":
+            raise BenchError(f"{program} does not start; build it first")
+        self.control = lab.client.outside(CONTROL)
+
+    def ask(self, question, timeout=30):
+        return lab_guest.ask(self.control, question, timeout)
+
+    def wait(self, address, beats, timeout):
+        """Until the guest has sent so many beats since the mark; returns what is known of it."""
+        try:
+            return self._of(self.ask(f"wait {address} {beats}", timeout), address)
+        except socket.timeout:
+            raise BenchError(f"the guest at {address} is not heard of within {timeout} s") from None
+
+    def report(self, address):
+        return self._of(self.ask("report"), address)
+
+    @staticmethod
+    def _of(report, address):
+        # A guest that was booted anew is another one at the same address: the last heard of counts.
+        found = [guest for guest in report.get("guests", []) if guest["address"] == address]
+        if not found:
+            raise BenchError(f"the client has heard nothing of {address}: {json.dumps(report)[:300]}")
+        return max(found, key=lambda guest: guest["last_ns"])
+
+    def steady(self, address, dirty_bytes_per_s, timeout=120):
+        """Until a second has passed in which the guest was heard without a gap, as often as it ever was, and wrote
+        what it should. Returns (whether it came to that, CPU seconds a second of the machine meanwhile)."""
+        for _ in range(STEADY_TRIES):
+            self.ask("mark")
+            busy, clock = busy_seconds(), time.monotonic()
+            since = self.wait(address, STEADY_BEATS, timeout)["since_mark"]
+            busy, clock = busy_seconds() - busy, time.monotonic() - clock
+            rate = since["received"] / max(since["seconds"], 1e-9)
+            best = self.rates[address] = max(rate, self.rates.get(address, 0))
+            if (rate >= 0.9 * best and since["max_gap_ms"] <= STEADY_GAP_MS
+                    and since["dirty_bytes_per_s"] >= 0.9 * dirty_bytes_per_s):
+                return True, busy / clock
+        return False, busy / clock
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def blackout_ms(counts, start_ns, end_ns):
+    """The longest time without a beat that began or ended while the command ran."""
+    gaps = [gap["ms"] for gap in counts["gaps"] if gap["end_ns"] >= start_ns and gap["start_ns"] <= end_ns]
+    return max(gaps) if gaps else counts["max_gap_ms"]
+
+
+def move(driver, beats, to, dirty_bytes_per_s, cap_s):
+    """Moves the driver's guest to the host `to`, and returns a dictionary with all metrics, `ended` and `notes`."""
+    notes = []
+    steady, cpu_rate = beats.steady(driver.address, dirty_bytes_per_s)
+    if not steady:
+        notes.append("the guest did not get steady before the move: is the machine busy otherwise?")
+    source, command = driver.host, driver.move_command(to)
+    sent = driver.lab.link_stats(source)["tx_bytes"]
+    beats.ask("mark")
+    busy, start_ns, clock = busy_seconds(), time.time_ns(), time.monotonic()
+    process = source.popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        stdout, stderr = process.communicate(timeout=cap_s)
+        wall_s, ended = time.monotonic() - clock, True
+    except subprocess.TimeoutExpired:
+        wall_s, ended = cap_s, False
+    end_ns, busy = time.time_ns(), busy_seconds() - busy
+    sent = driver.lab.link_stats(source)["tx_bytes"] - sent
+    result = {"wall": wall_s * 1000, "bytes": sent, "cpu": busy - cpu_rate * wall_s, "ended": ended, "notes": notes,
+              "qemu": None, "overhead": None, "downtime": None, "blackout": None, "from": source.name, "to": to.name}
+    if not ended:
+        notes.append(f"did not end within {cap_s} s and was aborted")
+        driver.abort()
+        process.communicate(timeout=60)
+        return result
+    if process.returncode != 0:
+        raise BenchError(f"{' '.join(command)} on {source.name} ended with {process.returncode}:\n{stderr or stdout}".rstrip())
+    driver.host = to
+    result.update(driver.reported(stdout, to))
+    if result["qemu"] is not None:
+        result["overhead"] = result["wall"] - result["qemu"]
+    heard = beats.wait(driver.address, AFTER_BEATS, 60)
+    counts = heard["since_mark"]
+    result["blackout"] = blackout_ms(counts, start_ns, end_ns)
+    result["guest"] = {key: counts[key] for key in ("received", "lost", "doubled", "two_copies", "reordered",
+                                                    "pages_checked", "late_beats")}
+    for key in ("pages_wrong", "clock_back"):
+        result["guest"][key] = heard[key]
+    for key, words in (("pages_wrong", "pages with wrong content"), ("clock_back", "times the clock went back"),
+                       ("two_copies", "beats from a second copy of the guest")):
+        if result["guest"][key]:
+            notes.append(f"{result['guest'][key]} {words}")
+    return result
