@@ -103,14 +103,16 @@ static struct vm_entry *entry_find(struct inventory *inventory, const char *name
 static const char *entry_state(const struct vm_entry *entry)
 {
 	const struct inventory *inventory = entry->inventory;
+	bool ours = strcmp(entry->vm.owner, inventory->host_name) == 0;
+	/* Once it is ours it has arrived, although its migration may still be tidying up. */
+	if (entry->vm.arriving && !ours)
+		return "incoming";
 	if (entry->vm.machine) {
 		struct machine_state state;
 		inventory->options.driver->state(entry->vm.machine, &state);
-		return entry->vm.arriving ? "incoming" : machine_run_name(state.run);
+		return machine_run_name(state.run);
 	}
-	if (entry->vm.arriving)
-		return "incoming";
-	return strcmp(entry->vm.owner, inventory->host_name) == 0 ? "stopped" : "moved";
+	return ours ? "stopped" : "moved";
 }
 
 static json_t *entry_view(const struct vm_entry *entry, bool with_definition)
@@ -300,8 +302,8 @@ void inventory_attach_machines(struct inventory *inventory)
 		struct machine_observer observer = vm_observer(inventory, &entry->vm);
 		if (inventory->options.driver->attach(inventory->options.driver_host, entry->vm.uuid, &observer, &machine,
 						      &e) < 0) {
-			if (e->code != ERROR_NOT_FOUND)
-				log_failure(LOG_LEVEL_WARNING, "a guest of an earlier run is gone", e);
+			if (e->code != ERROR_QEMU_GONE)
+				log_failure(LOG_LEVEL_ERROR, "a running guest cannot be taken up again", e);
 			continue;
 		}
 		log_info("found the running guest '%s' again", entry->vm.name);
