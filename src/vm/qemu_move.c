@@ -37,6 +37,7 @@
 #include "network/port.h"
 
 #define KEY_OBJECT "ferry-move"
+#define ACTIVATE_NAME "ferry-activate"
 #define KEY_USER "ferry"
 #define KEY_PRIORITY "NORMAL:-CIPHER-ALL:+AES-128-GCM:-VERS-ALL:+VERS-TLS1.3"
 #define KEY_HEX_LENGTH 64
@@ -275,6 +276,64 @@ int qemu_wait_loaded(struct machine *machine, int64_t deadline_us, struct error 
 			 "the destination's QEMU could not load the VM: %s", words[0] ? words : "it said nothing");
 }
 
+/* The nodes that devices stand on. */
+static int list_images(struct machine *machine, json_t **ret, struct error **e)
+{
+	cleanup_json json_t *devices = NULL;
+	if (qmp_execute(machine->qmp, "query-block", NULL, &devices, QMP_TIMEOUT_MS, e) < 0)
+		return -1;
+	json_t *names = json_array();
+	size_t i;
+	json_t *device;
+	json_array_foreach (devices, i, device) {
+		json_t *name = json_object_get(json_object_get(device, "inserted"), "node-name");
+		if (json_is_string(name))
+			json_array_append(names, name);
+	}
+	*ret = names;
+	return 0;
+}
+
+/*
+ * Make the images this QEMU's without letting the guest run. With late-block-activate `cont` does that; a guest that
+ * stays paused would keep inactive images, and QEMU 7.2 aborts when such a guest is moved on (an assertion in
+ * bdrv_inactivate_recurse): the VM would be lost. QEMU 10 has a command for it. Before that, an NBD export activates
+ * what it exports; so each image is exported, to nobody, for a moment.
+ */
+static int activate_images(struct machine *machine, struct error **e)
+{
+	cleanup_error struct error *problem = NULL;
+	cleanup_json json_t *images = NULL;
+	if (list_images(machine, &images, e) < 0)
+		return -1;
+	if (json_array_size(images) == 0 ||
+	    machine_command(machine, "blockdev-set-active", json_pack("{s:b}", "active", 1), &problem) == 0)
+		return 0;
+
+	/* In the run folder, which nobody but us can look into. */
+	cleanup_free char *path = machine_path(machine, "activate.sock");
+	cleanup_close int fd = -1;
+	if (socket_listen_unix(path, 0600, &fd, e) < 0)
+		return -1;
+	unlink(path);
+	if (qmp_execute_with_fd(machine->qmp, "getfd", json_pack("{s:s}", "fdname", ACTIVATE_NAME), fd, NULL,
+				QMP_TIMEOUT_MS, e) < 0 ||
+	    machine_command(machine, "nbd-server-start",
+			    json_pack("{s:{s:s, s:{s:s}}}", "addr", "type", "fd", "data", "str", ACTIVATE_NAME), e) < 0)
+		return -1;
+	int result = 0;
+	for (size_t i = 0; i < json_array_size(images) && result == 0; i++)
+		result = machine_command(machine, "block-export-add",
+					 json_pack("{s:s, s:o, s:O, s:b}", "type", "nbd", "id",
+						   json_sprintf(ACTIVATE_NAME "-%zu", i), "node-name",
+						   json_array_get(images, i), "writable", 0),
+					 e);
+	/* Ends the exports too. */
+	if (machine_command(machine, "nbd-server-stop", NULL, result < 0 ? NULL : e) < 0)
+		return -1;
+	return result;
+}
+
 /* From here on `cont` may reach QEMU; only its own refusal proves that the guest did not run. */
 static int let_run(struct machine *machine, bool *ret_ran, struct error **e)
 {
@@ -307,6 +366,8 @@ int qemu_take_over(struct machine *machine, bool paused, bool *ret_ran, struct e
 	if (open_ports(machine, e) < 0)
 		return -1;
 	if (paused) {
+		if (activate_images(machine, e) < 0)
+			return error_wrap(e, "taking the images");
 		if (machine_mark_never_ran(machine, false, e) < 0)
 			return -1;
 		machine_set_run(machine, MACHINE_PAUSED);

@@ -100,7 +100,6 @@ static void site_init(struct site *site, const char *name)
 static void make_network(void)
 {
 	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-	cleanup_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(unshare(CLONE_NEWNET), 0);
 	cleanup_close int inside = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(ioctl(inside, SIOCSIFFLAGS, &request), 0);
@@ -529,6 +528,40 @@ static void test_move_paused(void **state)
 	move_there(&(struct move_options){.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300}, true);
 }
 
+/* There and back, paused all the way: images that were never activated at the destination leave it again. */
+static void test_move_paused_with_disk_and_back(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	cleanup_free char *disk = xasprintf("%s/paused-disk", folder);
+	cleanup_close int fd = open(disk, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	cleanup_free char *more =
+		xasprintf("\"disks\": [{\"target\": \"vda\", \"path\": \"%s\", \"format\": \"raw\"}]", disk);
+	struct definition *definition = define(more);
+	struct move_options move = {.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300};
+	struct machine *first = NULL, *second = NULL;
+	bool ran;
+	OK(driver->start(&a.host, definition, true, NULL, &first, e));
+	second = start_incoming(driver->definition(first), &move);
+	move_to_b(first, second, &move);
+	OK(driver->take_over(second, true, &ran, e));
+	OK(driver->move_restore(second, e));
+	end(first);
+
+	/* The sites change places. */
+	struct site other = a;
+	a = b;
+	b = other;
+	first = start_incoming(driver->definition(second), &move);
+	move_to_b(second, first, &move);
+	OK(driver->take_over(first, false, &ran, e));
+	assert_int_equal(run_of(first), MACHINE_RUNNING);
+	end(second);
+	end(first);
+	definition_free(definition);
+}
+
 static void test_wrong_key(void **state)
 {
 	(void)state;
@@ -596,6 +629,40 @@ static void test_cancel_and_again(void **state)
 	end(source);
 	end(destination);
 	definition_free(definition);
+}
+
+/* A destination that takes nothing more: the source's QEMU sits in a write, and only shutting its socket gets it out.
+ */
+static void test_cancel_with_stuck_destination(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	for (unsigned int channels = 1; channels <= 2; channels++) {
+		struct move_options move = {.address = "127.0.0.1", .channels = channels, .downtime_limit_ms = 300};
+		cleanup_free char *random = xmalloc(24 << 20);
+		cleanup_free char *image = xasprintf("%s/random", folder);
+		random_bytes(random, 24 << 20);
+		OK(file_write_atomic(image, random, 24 << 20, 0644, e));
+		/* Memory full of what does not compress to nothing, so that the stream fills the socket. */
+		cleanup_free char *more = xasprintf(
+			"\"extra_args\": [\"-device\", \"loader,file=%s,addr=0x400000,force-raw=on\"]", image);
+		struct definition *definition = define(more);
+		struct machine *source = NULL;
+		OK(driver->start(&a.host, definition, false, NULL, &source, e));
+		struct machine *destination = start_incoming(driver->definition(source), &move);
+		OK(process_signal(destination->pidfd, SIGSTOP, e));
+		OK(driver->move_prepare(source, &move, e));
+		OK(driver->move_start(source, &move, e));
+		wait_for(source, 0, MASK(channels == 1 ? MOVE_ACTIVE : MOVE_SETUP) | MASK(MOVE_ACTIVE));
+		int64_t begin_us = clock_monotonic_us();
+		OK(driver->move_cancel(source, 5000, e));
+		assert_true(clock_monotonic_us() - begin_us < 3000000);
+		assert_int_equal(run_of(source), MACHINE_RUNNING);
+		OK(driver->move_restore(source, e));
+		end(destination);
+		end(source);
+		definition_free(definition);
+	}
 }
 
 static void test_destination_dies(void **state)
@@ -743,8 +810,10 @@ int main(void)
 		cmocka_unit_test(test_move_multifd),
 		cmocka_unit_test(test_move_multifd_tls),
 		cmocka_unit_test(test_move_paused),
+		cmocka_unit_test(test_move_paused_with_disk_and_back),
 		cmocka_unit_test(test_wrong_key),
 		cmocka_unit_test(test_cancel_and_again),
+		cmocka_unit_test(test_cancel_with_stuck_destination),
 		cmocka_unit_test(test_destination_dies),
 		cmocka_unit_test(test_source_dies),
 		cmocka_unit_test(test_restart_during_move),
