@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/xalloc.h"
 #include "cli/address.h"
 #include "cli/client.h"
@@ -58,6 +59,22 @@ int run_host_list(struct cli *cli)
 	return EXIT_COMPLETED;
 }
 
+/* A value as people read it: strings bare, an error as "message (code)". The caller frees it. */
+static char *host_value_text(const json_t *value)
+{
+	if (json_is_boolean(value))
+		return xstrdup(json_is_true(value) ? "yes" : "no");
+	if (json_is_string(value))
+		return output_safe(json_string_value(value));
+	if (json_is_object(value) && json_object_get(value, "code")) {
+		cleanup_free char *text = xasprintf("%s (%s)", output_string(value, "message"), output_string(value, "code"));
+		return output_safe(text);
+	}
+	if (json_is_real(value))
+		return xasprintf("%.1f", json_real_value(value));
+	return json_text(value);
+}
+
 /* Whatever the object has, one line a key. */
 static void host_print(const json_t *host)
 {
@@ -66,11 +83,8 @@ static void host_print(const json_t *host)
 	json_object_foreach ((json_t *)(uintptr_t)host, key, value) {
 		if (json_is_null(value))
 			continue;
-		cleanup_free char *text = json_is_string(value) ? xstrdup(json_string_value(value))
-								: json_dumps(value, JSON_ENCODE_ANY);
-		cleanup_free char *safe = output_safe(text ? text : "");
-		const char *shown = json_is_true(value) ? "yes" : json_is_false(value) ? "no" : safe;
-		printf("%-13s %s\n", key, shown);
+		cleanup_free char *text = host_value_text(value);
+		printf("%-18s %s\n", key, text);
 	}
 }
 

@@ -134,12 +134,18 @@ static int watch_poll(struct watch *watch, const char *id, int64_t seen, struct 
 		snprintf(rest, sizeof(rest), "?seen=%lld&wait_ms=%d", (long long)seen, wait_ms);
 	cleanup_free char *path = client_path("migrations", id, rest);
 	json_t *migration = NULL;
+	int64_t began_us = clock_monotonic_us();
 	int result = seen < 0 ? watch_request(watch, "GET", path, WATCH_ANSWER_MS, &migration, e)
 			      : client_request(watch->client, "GET", path, NULL, wait_ms + WATCH_ANSWER_MS, &migration, e);
 	if (result < 0)
 		return -1;
 	watch->lost_us = 0;
 	watch_take(watch, migration);
+	/* A ferryd that is stopping holds nothing back; do not ask it as fast as it answers. */
+	bool early = output_integer(migration, "change") == seen && clock_monotonic_us() - began_us < wait_ms * 1000LL / 2;
+	watch->early_count = early ? watch->early_count + 1 : 0;
+	if (early)
+		watch_pause(watch->early_count);
 	return 0;
 }
 
@@ -150,7 +156,6 @@ static bool watch_is(const struct watch *watch, const char *status)
 
 enum watch_end watch_follow(struct watch *watch, const char *id, struct error **e)
 {
-	cleanup_free char *own_id = xstrdup(id ? id : output_string(watch->migration, "id"));
 	int64_t seen = watch->migration ? output_integer(watch->migration, "change") : -1;
 	if (watch->migration)
 		progress_show(watch->progress, watch->migration);
@@ -162,6 +167,8 @@ enum watch_end watch_follow(struct watch *watch, const char *id, struct error **
 			return WATCH_IN_DOUBT;
 		if (client_interrupted() && !watch_interrupted(watch))
 			return WATCH_LEFT;
+		/* A shortened id may fit another migration, too, later on. */
+		cleanup_free char *own_id = xstrdup(watch->migration ? output_string(watch->migration, "id") : id);
 		cleanup_error struct error *failure = NULL;
 		int result = watch->abort_wanted ? watch_abort(watch, own_id, &failure) : watch_poll(watch, own_id, seen, &failure);
 		if (result == 0) {

@@ -32,6 +32,7 @@ struct watch {
 	bool abort_wanted;	 /* ask for it now, and until ferryd has answered */
 	bool stop_in_doubt;
 	int interrupts_seen;
+	int early_count; /* answers in a row that had no news and yet did not wait */
 	int64_t lost_us; /* since when nobody answers; 0: ferryd answered the last request */
 };
 

@@ -4,6 +4,9 @@
 It speaks the HTTP that ferryd speaks (kept-alive connections, Content-Length) and holds long polls back until something
 changes. It can go away and come back as a restarted daemon does (stop(), start()), drop a request unanswered, or answer
 any request with a given error.
+
+As a program it answers by mutual TLS instead, in a network namespace that it has for itself, and runs one command there:
+    unshare --net fake_ferryd.py FOLDER PORT COMMAND...        (FOLDER holds ca.crt, host.crt and host.key)
 """
 
 import copy
@@ -12,6 +15,9 @@ import json
 import os
 import socket
 import socketserver
+import ssl
+import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -26,15 +32,15 @@ class ApiError(Exception):
         self.status, self.body = status, {"error": {"code": code, "message": message}, **more}
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class _Server(socketserver.ThreadingMixIn):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, path, fake):
+    def __init__(self, address, fake):
         self.fake = fake
         self.connections = set()
-        super().__init__(path, _Handler)
+        super().__init__(address, _Handler)
 
     def get_request(self):
         connection, _ = super().get_request()
@@ -47,6 +53,14 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def handle_error(self, request, client_address):
         pass  # clients that leave are part of the tests
+
+
+class _UnixServer(_Server, socketserver.UnixStreamServer):
+    pass
+
+
+class _TlsServer(_Server, socketserver.TCPServer):
+    allow_reuse_address = True
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -98,9 +112,23 @@ class FakeFerryd:
     # ---- life ----
 
     def start(self):
-        self.server = _Server(self.path, self)
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self._serve(_UnixServer(self.path, self))
         return self
+
+    def start_tls(self, folder, port):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(os.path.join(folder, "host.crt"), os.path.join(folder, "host.key"))
+        context.load_verify_locations(os.path.join(folder, "ca.crt"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        server = _TlsServer(("127.0.0.1", port), self)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        self._serve(server)
+        return self
+
+    def _serve(self, server):
+        self.server = server
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def stop(self):
         server, self.server = self.server, None
@@ -269,3 +297,14 @@ class FakeFerryd:
             if self.server is not server:
                 return 0, None
             return 200, copy.deepcopy(migration)
+
+
+def main(folder, port, *command):
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    fake = FakeFerryd(None).start_tls(folder, int(port))
+    fake.add_vm("web1")
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

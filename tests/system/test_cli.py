@@ -672,6 +672,94 @@ def test_hosts(fake):
     assert ferry(fake, "host", "remove", "host-b").returncode == 1
 
 
+# ---- pki, another host ----
+
+@pytest.fixture
+def folders(tmp_path):
+    """A CA, a host's folder, and a home with a client's certificate; all by `ferry pki`."""
+    ca, host, home = tmp_path / "ca", tmp_path / "host-b", tmp_path / "home"
+    for arguments in (["init", "--folder", ca], ["issue", "host-b", "--ca", ca, "--out", host, "--address", "127.0.0.1"],
+                      ["issue", "admin", "--client", "--ca", ca, "--out", home / ".config/ferry/pki"]):
+        result = subprocess.run([FERRY, "pki", *arguments], text=True, capture_output=True)
+        assert result.returncode == 0, result.stderr
+    return ca, host, home
+
+
+def remote(folders, *arguments, port=4710, **env):
+    _, host, home = folders
+    return subprocess.run(["unshare", "--net", sys.executable, os.path.join(HERE, "fake_ferryd.py"), host, str(port), FERRY, *arguments],
+                          text=True, capture_output=True, timeout=30,
+                          env=environment("/nonexistent", HOME=str(home), XDG_CONFIG_HOME="", **env))
+
+
+def test_pki_files(folders, tmp_path):
+    ca, host, home = folders
+    assert sorted(os.listdir(ca)) == ["ca.crt", "ca.key"]
+    assert sorted(os.listdir(host)) == ["ca.crt", "host.crt", "host.key"]
+    assert sorted(os.listdir(home / ".config/ferry/pki")) == ["ca.crt", "client.crt", "client.key"]
+    before = (host / "host.crt").read_text(), (host / "host.key").read_text()
+    result = subprocess.run([FERRY, "pki", "renew", "--ca", ca, "--folder", host, "--output", "json"], text=True, capture_output=True)
+    assert json.loads(result.stdout) == {"folder": str(host), "files": ["ca.crt", "host.crt", "host.key"]}
+    after = (host / "host.crt").read_text(), (host / "host.key").read_text()
+    assert before[0] != after[0] and before[1] != after[1]
+    result = subprocess.run([FERRY, "pki", "init", "--folder", ca, "--output", "json"], text=True, capture_output=True)
+    assert result.returncode == 1 and json.loads(result.stdout)["error"]["code"] == "exists"
+    result = subprocess.run([FERRY, "pki", "issue", "a/b", "--ca", ca, "--out", tmp_path / "x"], text=True, capture_output=True)
+    assert result.returncode == 2 and "a/b" in result.stderr
+    result = subprocess.run([FERRY, "pki", "issue", "x", "--ca", tmp_path / "none", "--out", tmp_path / "x"], text=True, capture_output=True)
+    assert result.returncode == 1 and "ferry pki init" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+class TestAnotherHost:
+    def test_option_and_environment(self, folders):
+        result = remote(folders, "-H", "host-b=127.0.0.1", "vm", "list")
+        assert result.returncode == 0 and "web1" in result.stdout, result.stderr
+        result = remote(folders, "vm", "list", "--output", "json", FERRY_HOST="host-b=127.0.0.1:4712", port=4712)
+        assert [vm["name"] for vm in json.loads(result.stdout)] == ["web1"]
+        # -H wins over FERRY_HOST.
+        result = remote(folders, "vm", "pause", "web1", "-H", "host-b=localhost", FERRY_HOST="host-x=127.0.0.1:9")
+        assert (result.returncode, result.stdout) == (0, "web1: paused\n"), result.stderr
+
+    def test_errors_of_the_other_side(self, folders):
+        result = remote(folders, "-H", "host-b=127.0.0.1", "vm", "start", "nope", "--output", "json")
+        assert result.returncode == 1 and json.loads(result.stdout)["error"]["code"] == "vm.not_found"
+
+    def test_another_name_in_the_certificate(self, folders):
+        result = remote(folders, "-H", "host-c=127.0.0.1", "vm", "list")
+        assert result.returncode == 1 and "(tls)" in result.stderr and result.stdout == ""
+
+    def test_nobody_there(self, folders):
+        result = remote(folders, "-H", "host-b=127.0.0.1:4999", "vm", "list")
+        assert result.returncode == 1 and "(daemon.unreachable)" in result.stderr
+
+    def test_no_such_address(self, folders):
+        result = remote(folders, "-H", "host-b=host-b.invalid", "vm", "list")
+        assert result.returncode == 1 and "host-b.invalid" in result.stderr and "(daemon.unreachable)" in result.stderr
+
+    @pytest.mark.parametrize("where", ["", "=127.0.0.1", "host-b=127.0.0.1:0", "host-b=", "host-b=[::1"])
+    def test_bad_names(self, folders, where):
+        result = remote(folders, "-H", where, "vm", "list")
+        assert result.returncode == 2 and result.stdout == "" and "-H" in result.stderr
+
+    def test_no_certificate(self, folders):
+        ca, host, _ = folders
+        result = remote((ca, host, ca), "-H", "host-b=127.0.0.1", "vm", "list")
+        assert result.returncode == 1 and "(pki)" in result.stderr
+
+    def test_interrupted_watch(self, folders):
+        """libcurl waits there, and must be interrupted as the local wait is; the first request waits for its answer."""
+        command = ('"$0" -H host-b=127.0.0.1 migrate web1 --to host-c & pid=$!; "$0" -H host-b=127.0.0.1 vm list >/dev/null; '
+                   'until "$0" -H host-b=127.0.0.1 migration list | grep -q web1; do :; done; kill -INT $pid; wait $pid')
+        _, host, home = folders
+        # An interactive shell's children do not ignore SIGINT, those of a plain one in the background do.
+        result = subprocess.run(["unshare", "--net", sys.executable, os.path.join(HERE, "fake_ferryd.py"), host, "4710",
+                                 "bash", "-c", "set -m; " + command, FERRY], text=True, capture_output=True, timeout=30,
+                                env=environment("/nonexistent", HOME=str(home), XDG_CONFIG_HOME=""))
+        assert result.returncode == 5, result.stderr
+        assert "Cancelling" in result.stderr and "stays on host-a" in result.stdout
+
+
 # ---- help ----
 
 def verbs():
