@@ -2,12 +2,14 @@
 /*
  * The HTTP/JSON client; see http_client.h.
  *
- * One libcurl handle on a multi handle of its own, whose cache keeps the one connection alive between requests; the multi
- * interface so that an interrupt is noticed within 100 ms. Two habits of libcurl are not wanted here and kept in check:
+ * One libcurl handle on a multi handle of its own, whose cache keeps the one connection alive between requests; the
+ * multi interface so that an interrupt is noticed within 100 ms. Two habits of libcurl are not wanted here and kept in
+ * check:
  *   - it sends a request again by itself when a kept-alive connection turns out to be dead, also one that may have been
  *     carried out. The pre-request callback lets only GET go out twice.
- *   - it trusts the system's CA bundle beside ours, follows proxies of the environment, and accepts any certificate that has
- *     the right name. Bundle and proxies are switched off, and before a request is sent the certificate's role must be "host".
+ *   - it trusts the system's CA bundle beside ours, follows proxies of the environment, and accepts any certificate
+ *     that has the right name. Bundle and proxies are switched off, and before a request is sent the certificate's
+ *     role must be "host".
  */
 #include "net/http_client.h"
 
@@ -32,7 +34,7 @@ struct http_client {
 	CURLM *multi;
 	struct curl_slist *headers, *connect_list;
 	char *url_start; /* "https://host-b:4710" */
-	char *whose;	 /* "host-b at 198.18.0.2:4710" or "'/run/ferry/ferryd.sock'", for messages */
+	char *whose;     /* "host-b (198.18.0.2 port 4710)" or "'/run/ferry/ferryd.sock'", for messages */
 	struct tls_files files;
 	bool is_tls;
 	bool (*interrupted)(void *user);
@@ -45,7 +47,7 @@ struct http_client {
 	char *answer;
 	size_t answer_length, answer_room;
 	bool answer_too_large;
-	int64_t sent_us; /* when it went out last */
+	int64_t sent_us;       /* when it went out last */
 	unsigned int attempts; /* how often it has gone out */
 	bool repeatable;
 	struct error *refusal; /* why the pre-request callback stopped it */
@@ -80,7 +82,8 @@ static size_t http_client_on_data(char *data, size_t size, size_t count, void *u
 	return length;
 }
 
-/* libcurl has verified chain and name; that it is a host's certificate (a client could have been given any name) is up to us. */
+/* libcurl has verified chain and name; that it is a host's certificate (a client could have been given any name) is up
+ * to us. */
 static int http_client_check_role(struct http_client *client, struct error **e)
 {
 	struct curl_tlssessioninfo *info = NULL;
@@ -110,7 +113,8 @@ static int http_client_check_role(struct http_client *client, struct error **e)
 }
 
 /* Called when there is a connection, before each sending of the request. */
-static int http_client_on_prerequest(void *user, char *remote_address, char *local_address, int remote_port, int local_port)
+static int http_client_on_prerequest(void *user, char *remote_address, char *local_address, int remote_port,
+				     int local_port)
 {
 	(void)remote_address;
 	(void)local_address;
@@ -189,14 +193,14 @@ int http_client_new_tls(const char *name, const char *address, uint16_t port, co
 	if (http_client_new(&client, e) < 0)
 		return -1;
 	client->is_tls = true;
-	client->files = (struct tls_files){xstrdup(files->ca_path), xstrdup(files->cert_path), xstrdup(files->key_path)};
+	client->files =
+		(struct tls_files){xstrdup(files->ca_path), xstrdup(files->cert_path), xstrdup(files->key_path)};
 	client->url_start = xasprintf("https://%s:%u", name, port);
 	client->whose = xasprintf("%s (%s port %u)", name, address, port);
 
 	/* The URL has the name, which the certificate is checked against; the connection goes to the address. */
 	bool is_ipv6 = strchr(address, ':') != NULL;
-	cleanup_free char *connect_to =
-		xasprintf("::%s%s%s:%u", is_ipv6 ? "[" : "", address, is_ipv6 ? "]" : "", port);
+	cleanup_free char *connect_to = xasprintf("::%s%s%s:%u", is_ipv6 ? "[" : "", address, is_ipv6 ? "]" : "", port);
 	client->connect_list = curl_slist_append(NULL, connect_to);
 	CURL *curl = client->curl;
 	curl_easy_setopt(curl, CURLOPT_CONNECT_TO, client->connect_list);
@@ -294,8 +298,8 @@ static int http_client_failure(struct http_client *client, CURLcode result, stru
 	case CURLE_COULDNT_RESOLVE_HOST:
 		curl_easy_getinfo(client->curl, CURLINFO_OS_ERRNO, &os_errno);
 		if (os_errno)
-			return error_set_errno(e, ERROR_DAEMON_UNREACHABLE, (int)os_errno,
-					       "no ferryd answers at %s", client->whose);
+			return error_set_errno(e, ERROR_DAEMON_UNREACHABLE, (int)os_errno, "no ferryd answers at %s",
+					       client->whose);
 		return error_set(e, ERROR_DAEMON_UNREACHABLE, "no ferryd answers at %s: %s", client->whose, words);
 	case CURLE_WRITE_ERROR:
 		if (client->answer_too_large) {
@@ -321,7 +325,8 @@ static int http_client_failure(struct http_client *client, CURLcode result, stru
 	}
 	if (result == CURLE_PEER_FAILED_VERIFICATION)
 		return error_set(e, ERROR_TLS, "%s shows a certificate for another name: %s", client->whose, words);
-	/* In TLS 1.3 the other side judges our certificate when for us the handshake is over: its alert comes as an answer. */
+	/* In TLS 1.3 the other side judges our certificate when for us the handshake is over: its alert comes as an
+	 * answer. */
 	if (strstr(words, "alert") || strstr(words, "non-properly terminated"))
 		return error_set(e, ERROR_TLS, "%s did not accept our certificate (%s): %s", client->whose,
 				 client->files.cert_path, words);
@@ -331,7 +336,8 @@ static int http_client_failure(struct http_client *client, CURLcode result, stru
 }
 
 /* An answer with an error in it gives that error back. */
-static int http_client_restore_error(const struct http_client *client, long status, const json_t *body, struct error **e)
+static int http_client_restore_error(const struct http_client *client, long status, const json_t *body,
+				     struct error **e)
 {
 	const json_t *error = json_object_get(body, "error");
 	const char *name = json_string_value(json_object_get(error, "code"));
@@ -356,7 +362,8 @@ static int http_client_answer(struct http_client *client, json_t **ret_body, str
 	if (status < 200 || status > 299)
 		return http_client_restore_error(client, status, body, e);
 	if (rc < 0)
-		return error_set(e, ERROR_PEER_PROTOCOL, "the answer of %s is no JSON: %s", client->whose, why->message);
+		return error_set(e, ERROR_PEER_PROTOCOL, "the answer of %s is no JSON: %s", client->whose,
+				 why->message);
 	if (ret_body)
 		*ret_body = take_ptr(body);
 	return 0;

@@ -49,7 +49,7 @@ struct http_server {
 	pthread_mutex_t mutex;
 	pthread_cond_t idle;
 	unsigned int answering; /* requests whose handler runs or whose answer is being sent; under mutex */
-	bool stopping;		/* under mutex */
+	bool stopping;          /* under mutex */
 };
 
 /* A connection's other side. */
@@ -312,7 +312,8 @@ static enum MHD_Result http_on_access(void *cls, struct MHD_Connection *connecti
 
 	if (!exchange->headers_seen) {
 		exchange->headers_seen = true;
-		/* A TLS handshake without a good certificate has failed long before; this is the second lock on that door. */
+		/* A TLS handshake without a good certificate has failed long before; this is the second lock on that
+		 * door. */
 		if (!peer->allowed || (peer->is_tls && peer->tls.role == TLS_ROLE_NONE))
 			return http_refuse(connection, ERROR_PERMISSION, "only root may use this socket");
 		if (!http_length_allowed(connection))
@@ -381,8 +382,7 @@ static void http_on_connection(void *cls, struct MHD_Connection *connection, voi
 	}
 	peer = xcalloc(1, sizeof(*peer));
 	*socket_context = peer;
-	const union MHD_ConnectionInfo *info =
-		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
 	if (info && info->tls_session) {
 		peer->is_tls = true;
 		peer->allowed = true;
@@ -409,8 +409,8 @@ static void __attribute__((format(printf, 2, 0))) http_log_library(void *cls, co
 /* libmicrohttpd wants a certificate of its own to start with TLS. Each session gets ours before its handshake, so that
  * this is never asked. */
 static int http_no_certificate(gnutls_session_t session, const gnutls_datum_t *issuers, int issuer_count,
-			       const gnutls_pk_algorithm_t *algorithms, int algorithm_count, gnutls_pcert_st **ret_chain,
-			       unsigned int *ret_length, gnutls_privkey_t *ret_key)
+			       const gnutls_pk_algorithm_t *algorithms, int algorithm_count,
+			       gnutls_pcert_st **ret_chain, unsigned int *ret_length, gnutls_privkey_t *ret_key)
 {
 	(void)session;
 	(void)issuers;
@@ -435,16 +435,18 @@ static struct MHD_Daemon *http_start_daemon(struct http_server *server, int list
 		{MHD_OPTION_END, 0, NULL},
 	};
 	struct MHD_OptionItem no_options[] = {{MHD_OPTION_END, 0, NULL}};
-	return MHD_start_daemon(flags, 0, NULL, NULL, http_on_access, server,		       /* */
-				MHD_OPTION_EXTERNAL_LOGGER, http_log_library, NULL,	       /* must stand first */
-				MHD_OPTION_LISTEN_SOCKET, listen_fd,			       /* */
-				MHD_OPTION_CONNECTION_LIMIT, HTTP_CONNECTION_LIMIT,	       /* */
-				MHD_OPTION_CONNECTION_TIMEOUT, HTTP_FIRST_REQUEST_S,	       /* */
-				MHD_OPTION_THREAD_STACK_SIZE, HTTP_STACK_BYTES,		       /* */
-				MHD_OPTION_URI_LOG_CALLBACK, http_on_request_line, server,     /* */
-				MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, server,	       /* */
-				MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, server,      /* */
+	/* clang-format off */
+	return MHD_start_daemon(flags, 0, NULL, NULL, http_on_access, server,
+				MHD_OPTION_EXTERNAL_LOGGER, http_log_library, NULL, /* must stand first */
+				MHD_OPTION_LISTEN_SOCKET, listen_fd,
+				MHD_OPTION_CONNECTION_LIMIT, HTTP_CONNECTION_LIMIT,
+				MHD_OPTION_CONNECTION_TIMEOUT, HTTP_FIRST_REQUEST_S,
+				MHD_OPTION_THREAD_STACK_SIZE, HTTP_STACK_BYTES,
+				MHD_OPTION_URI_LOG_CALLBACK, http_on_request_line, server,
+				MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, server,
+				MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, server,
 				MHD_OPTION_ARRAY, is_tls ? tls_options : no_options, MHD_OPTION_END);
+	/* clang-format on */
 }
 
 static int http_start_unix(struct http_server *server, const char *path, struct error **e)

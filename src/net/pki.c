@@ -66,8 +66,8 @@ static int pki_pair_new(struct pki_pair *pair, const char *common_name, const ch
 	serial[0] = (unsigned char)((serial[0] & 0x3f) | 0x40); /* positive, and always of the same length */
 	time_t now = time(NULL);
 	gnutls_x509_crt_t crt = pair->crt;
-	int rc = gnutls_x509_privkey_generate(pair->key, GNUTLS_PK_ECDSA, GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1),
-					      0);
+	int rc = gnutls_x509_privkey_generate(pair->key, GNUTLS_PK_ECDSA,
+					      GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0);
 	if (rc >= 0)
 		rc = gnutls_x509_crt_set_version(crt, 3);
 	if (rc >= 0)
@@ -156,7 +156,8 @@ static int pki_read_ca(const char *ca_folder, struct pki_pair *ca, struct error 
 	cleanup_free char *crt_path = xasprintf("%s/ca.crt", ca_folder);
 	cleanup_free char *key_path = xasprintf("%s/ca.key", ca_folder);
 	if (access(crt_path, F_OK) < 0 || access(key_path, F_OK) < 0)
-		return error_set(e, ERROR_PKI, "no CA in '%s' (ca.crt, ca.key); make one with `ferry pki init`", ca_folder);
+		return error_set(e, ERROR_PKI, "no CA in '%s' (ca.crt, ca.key); make one with `ferry pki init`",
+				 ca_folder);
 	gnutls_datum_t text = {NULL, 0};
 	if (pki_pair_init(ca, e) < 0 || pki_read_crt(crt_path, ca->crt, e) < 0 || pki_read_file(key_path, &text, e) < 0)
 		return -1;
@@ -166,7 +167,8 @@ static int pki_read_ca(const char *ca_folder, struct pki_pair *ca, struct error 
 	if (rc < 0)
 		return error_set(e, ERROR_PKI, "'%s' is no private key: %s", key_path, gnutls_strerror(rc));
 	if (gnutls_x509_crt_get_expiration_time(ca->crt) <= time(NULL))
-		return error_set(e, ERROR_PKI, "the CA '%s' has expired; make a new one with `ferry pki init`", crt_path);
+		return error_set(e, ERROR_PKI, "the CA '%s' has expired; make a new one with `ferry pki init`",
+				 crt_path);
 	return 0;
 }
 
@@ -230,8 +232,9 @@ static int pki_add_san(gnutls_x509_crt_t crt, const char *address, struct error 
 		rc = gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_IPADDRESS, binary, 4, GNUTLS_FSAN_APPEND);
 	else if (inet_pton(AF_INET6, address, binary) == 1)
 		rc = gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_IPADDRESS, binary, 16, GNUTLS_FSAN_APPEND);
-	else if (strlen(address) <= 253 && strspn(address, "-._abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-							   "0123456789") == strlen(address) &&
+	else if (strlen(address) <= 253 &&
+		 strspn(address, "-._abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				 "0123456789") == strlen(address) &&
 		 address[0])
 		rc = gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_DNSNAME, address,
 							  (unsigned int)strlen(address), GNUTLS_FSAN_APPEND);
@@ -321,8 +324,9 @@ static int pki_identity(gnutls_x509_crt_t crt, enum tls_role *ret_role, char ret
 	return rc;
 }
 
-/* Put the new pair in place of the old: both new files are on disk before the first rename. Dying between the two renames
- * leaves a key that does not fit its certificate, which tls_files_check() says, and which renewing again puts right. */
+/* Put the new pair in place of the old: both new files are on disk before the first rename. Dying between the two
+ * renames leaves a key that does not fit its certificate, which tls_files_check() says, and which renewing again puts
+ * right. */
 static int pki_replace_pair(const struct pki_pair *leaf, const struct tls_files *files, struct error **e)
 {
 	cleanup_free char *new_crt = xasprintf("%s.new", files->cert_path);

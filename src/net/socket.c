@@ -27,8 +27,9 @@ static int socket_unix_address(const char *path, struct sockaddr_un *ret_address
 {
 	*ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
 	if (!path[0] || strlen(path) >= sizeof(ret_address->sun_path))
-		return error_set(e, ERROR_INVALID_ARGUMENT, "the path of the socket '%s' is empty or longer than %zu bytes",
-				 path, sizeof(ret_address->sun_path) - 1);
+		return error_set(e, ERROR_INVALID_ARGUMENT,
+				 "the path of the socket '%s' is empty or longer than %zu bytes", path,
+				 sizeof(ret_address->sun_path) - 1);
 	strcpy(ret_address->sun_path, path);
 	return 0;
 }
@@ -49,7 +50,8 @@ static int socket_unix_replaceable(const char *path, struct error **e)
 
 int socket_listen_unix(const char *path, mode_t mode, int *ret_fd, struct error **e)
 {
-	/* Bound beside the path and renamed over it: whoever opens path finds a socket that listens and has its mode. */
+	/* Bound beside the path and renamed over it: whoever opens path finds a socket that listens and has its mode.
+	 */
 	cleanup_free char *beside = xasprintf("%s.new", path);
 	struct sockaddr_un address;
 	if (socket_unix_address(beside, &address, e) < 0 || socket_unix_replaceable(path, e) < 0)
@@ -134,8 +136,8 @@ int socket_listen_tcp(const char *address, uint16_t port, int *ret_fd, struct er
 			rc = socket_listen_on((const struct sockaddr *)&all4, sizeof(all4), ret_fd);
 	}
 	if (rc < 0)
-		return error_set_errno(e, ERROR_SYSTEM, -rc, "cannot listen on %s port %u", address ? address : "any address",
-				       port);
+		return error_set_errno(e, ERROR_SYSTEM, -rc, "cannot listen on %s port %u",
+				       address ? address : "any address", port);
 	return 0;
 }
 
@@ -175,8 +177,8 @@ int socket_connect_tcp(const char *address, uint16_t port, int64_t timeout_ms, i
 	if (failure == EINPROGRESS || failure == EINTR)
 		failure = socket_connect_wait(fd, deadline_us);
 	if (failure == ETIMEDOUT)
-		return error_set_errno(e, ERROR_TIMEOUT, failure, "no answer from %s port %u (is a firewall in the way?)",
-				       address, port);
+		return error_set_errno(e, ERROR_TIMEOUT, failure,
+				       "no answer from %s port %u (is a firewall in the way?)", address, port);
 	if (failure)
 		return error_set_errno(e, ERROR_SYSTEM, failure, "cannot connect to %s port %u", address, port);
 

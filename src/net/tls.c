@@ -89,7 +89,7 @@ int tls_identity_from_certificate(const gnutls_datum_t *der, enum tls_role *ret_
 		return error_set(e, ERROR_TLS, "the certificate's name has characters that no host's name may have");
 	if (gnutls_x509_crt_get_ca_status(crt, NULL) > 0)
 		return error_set(e, ERROR_TLS, "the certificate of '%s' is one of a CA", name);
-	enum tls_role role = strcmp(unit, "host") == 0	   ? TLS_ROLE_HOST
+	enum tls_role role = strcmp(unit, "host") == 0     ? TLS_ROLE_HOST
 			     : strcmp(unit, "client") == 0 ? TLS_ROLE_CLIENT
 							   : TLS_ROLE_NONE;
 	if (role == TLS_ROLE_NONE)
@@ -103,7 +103,8 @@ int tls_error_from_status(unsigned int status, const char *whose, struct error *
 {
 	if (status & GNUTLS_CERT_EXPIRED)
 		return error_set(e, ERROR_TLS,
-				 "%s certificate has expired (or the clocks differ); run `ferry pki renew` for it", whose);
+				 "%s certificate has expired (or the clocks differ); run `ferry pki renew` for it",
+				 whose);
 	if (status & GNUTLS_CERT_NOT_ACTIVATED)
 		return error_set(e, ERROR_TLS, "%s certificate is not valid yet: the clocks differ", whose);
 	if (status & (GNUTLS_CERT_SIGNER_NOT_FOUND | GNUTLS_CERT_SIGNATURE_FAILURE | GNUTLS_CERT_SIGNER_NOT_CA))
@@ -112,7 +113,8 @@ int tls_error_from_status(unsigned int status, const char *whose, struct error *
 		return error_set(e, ERROR_TLS, "%s certificate is not meant for this side of a connection", whose);
 	gnutls_datum_t text = {NULL, 0};
 	gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0);
-	error_set(e, ERROR_TLS, "%s certificate is refused: %s", whose, text.data ? (const char *)text.data : "unknown");
+	error_set(e, ERROR_TLS, "%s certificate is refused: %s", whose,
+		  text.data ? (const char *)text.data : "unknown");
 	gnutls_free(text.data);
 	return -1;
 }
@@ -139,7 +141,8 @@ static int tls_file_load(const char *path, gnutls_datum_t *ret_text, struct erro
 	char *text = NULL;
 	size_t length = 0;
 	if (file_read(path, TLS_FILE_LIMIT_BYTES, &text, &length, &why) < 0)
-		return error_set(e, ERROR_PKI, "%s; keys and certificates are made with `ferry pki issue`", why->message);
+		return error_set(e, ERROR_PKI, "%s; keys and certificates are made with `ferry pki issue`",
+				 why->message);
 	*ret_text = (gnutls_datum_t){(unsigned char *)text, (unsigned int)length};
 	return 0;
 }

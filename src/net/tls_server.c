@@ -3,8 +3,9 @@
  * The server's side of mutual TLS; see tls_server.h.
  *
  * Credentials (certificate, key, CA) are counted: the server holds the newest, each session those with which it began.
- * New files are looked for at each connection by their inode, size and time, which costs three stat(2); files that do not
- * fit together (a renewal is between its two renames) leave the old credentials in use and are looked at again once they change.
+ * New files are looked for at each connection by their inode, size and time, which costs three stat(2); files that do
+ * not fit together (a renewal is between its two renames) leave the old credentials in use and are looked at again once
+ * they change.
  */
 #include "net/tls_server.h"
 
@@ -40,7 +41,7 @@ struct tls_server {
 	struct tls_files files;
 	pthread_mutex_t mutex;
 	struct tls_server_credentials *current; /* counts as one user of them */
-	struct tls_file_stamp stamps[3];	/* of the files that were tried last */
+	struct tls_file_stamp stamps[3];        /* of the files that were tried last */
 };
 
 static void tls_stamp_file(const char *path, struct tls_file_stamp *ret_stamp)
@@ -71,7 +72,8 @@ static int tls_credentials_load(const struct tls_files *files, struct tls_server
 		return error_set(e, ERROR_PKI, "cannot load certificates: %s", gnutls_strerror(rc));
 	rc = gnutls_certificate_set_x509_trust_file(gnutls, files->ca_path, GNUTLS_X509_FMT_PEM);
 	if (rc >= 0)
-		rc = gnutls_certificate_set_x509_key_file(gnutls, files->cert_path, files->key_path, GNUTLS_X509_FMT_PEM);
+		rc = gnutls_certificate_set_x509_key_file(gnutls, files->cert_path, files->key_path,
+							  GNUTLS_X509_FMT_PEM);
 	if (rc < 0) {
 		gnutls_certificate_free_credentials(gnutls);
 		return error_set(e, ERROR_PKI, "cannot load '%s': %s", files->cert_path, gnutls_strerror(rc));
@@ -90,7 +92,8 @@ static void tls_credentials_unref(struct tls_server_credentials *credentials)
 	free(credentials);
 }
 
-/* Load the files if they are others than last time. With the mutex held: only the first connection after a renewal waits. */
+/* Load the files if they are others than last time. With the mutex held: only the first connection after a renewal
+ * waits. */
 static int tls_server_refresh(struct tls_server *server, struct error **e)
 {
 	struct tls_file_stamp now[3];
@@ -154,8 +157,9 @@ static gnutls_alert_description_t tls_alert_for_status(unsigned int status)
 	return status ? GNUTLS_A_BAD_CERTIFICATE : GNUTLS_A_ACCESS_DENIED;
 }
 
-/* Tell the client why, and let it hear that. In TLS 1.3 its first request is under way already; closing the socket with that
- * unread would send a reset, which overtakes the alert, and the client would know of nothing but a broken connection. */
+/* Tell the client why, and let it hear that. In TLS 1.3 its first request is under way already; closing the socket with
+ * that unread would send a reset, which overtakes the alert, and the client would know of nothing but a broken
+ * connection. */
 static void tls_send_alert(gnutls_session_t session, gnutls_alert_description_t alert)
 {
 	const int64_t deadline_us = clock_monotonic_us() + TLS_LINGER_MS * 1000;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The server's side of mutual TLS 1.3: our certificate, and who may connect. Each session is set up before its handshake;
- * a client without a valid certificate of our CA fails in the handshake and never gets an answer. When the files change
+ * The server's side of mutual TLS 1.3: our certificate, and who may connect. Each session is set up before its
+ * handshake; a client without a valid certificate of our CA fails in the handshake and never gets an answer. When the
+ * files change
  * (`ferry pki renew`), sessions from then on use the new ones. Any thread.
  */
 #ifndef FERRY_NET_TLS_SERVER_H
@@ -13,8 +14,8 @@
 
 /* GnuTLS priorities of both sides. */
 #define TLS_PRIORITIES                                                                                                 \
-	"NONE:+VERS-TLS1.3:+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:+AEAD:+GROUP-X25519:+GROUP-SECP256R1:"            \
-	"+SIGN-ECDSA-SECP256R1-SHA256:+SIGN-EDDSA-ED25519:+SIGN-ECDSA-SECP384R1-SHA384:+SIGN-RSA-PSS-RSAE-SHA256:"        \
+	"NONE:+VERS-TLS1.3:+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305:+AEAD:+GROUP-X25519:+GROUP-SECP256R1:"         \
+	"+SIGN-ECDSA-SECP256R1-SHA256:+SIGN-EDDSA-ED25519:+SIGN-ECDSA-SECP384R1-SHA384:+SIGN-RSA-PSS-RSAE-SHA256:"     \
 	"+CTYPE-X509:%NO_TICKETS"
 
 struct tls_server;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* HTTP server and client over a unix socket: routes, bodies, errors, limits, time, and what the client does not repeat. */
+/* HTTP server and client over a unix socket: routes, bodies, errors, limits, time, and what the client does not repeat.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -186,7 +187,8 @@ static void test_request_and_answer(void **state)
 	struct http_client *client = new_client(socket_path);
 	cleanup_json json_t *body = json_pack("{s:i}", "n", 7), *answer = NULL;
 	assert_int_equal(
-		http_client_request(client, "POST", "/v1/vms/my%20vm%2F1/start?q=a%2Fb%26c", body, 5000, &answer, NULL), 0);
+		http_client_request(client, "POST", "/v1/vms/my%20vm%2F1/start?q=a%2Fb%26c", body, 5000, &answer, NULL),
+		0);
 	assert_true(http_client_answered(client));
 	assert_true(http_client_last_us(client) > 0 && http_client_last_us(client) < 5000000);
 	assert_string_equal(json_string_value(json_object_get(answer, "method")), "POST");
@@ -310,7 +312,8 @@ static void test_wrong_requests(void **state)
 	http_client_free(client);
 	cleanup_free char *answer = raw_request("POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n");
 	assert_non_null(strstr(answer, " 200 "));
-	static const char broken[] = "POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\n{\"a\":";
+	static const char broken[] =
+		"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\n{\"a\":";
 	bool closed;
 	cleanup_free char *refused = raw_exchange(broken, strlen(broken), 5000, &closed);
 	assert_non_null(strstr(refused, " 400 "));
@@ -330,7 +333,8 @@ static void test_body_limits(void **state)
 {
 	(void)state;
 	struct http_client *client = new_client(socket_path);
-	cleanup_json json_t *most = body_of_length(1024 * 1024), *more = body_of_length(1024 * 1024 + 1), *answer = NULL;
+	cleanup_json json_t *most = body_of_length(1024 * 1024), *more = body_of_length(1024 * 1024 + 1),
+			    *answer = NULL;
 	cleanup_json json_t *large = NULL;
 	assert_int_equal(http_client_request(client, "POST", "/v1/echo", most, 10000, &answer, NULL), 0);
 	assert_true(json_equal(json_object_get(answer, "body"), most));
@@ -371,7 +375,8 @@ struct waiter {
 static void *run_waiter(void *user)
 {
 	struct waiter *waiter = user;
-	waiter->rc = http_client_request(waiter->client, "POST", "/v1/wait", NULL, waiter->timeout_ms, NULL, &waiter->e);
+	waiter->rc =
+		http_client_request(waiter->client, "POST", "/v1/wait", NULL, waiter->timeout_ms, NULL, &waiter->e);
 	return NULL;
 }
 
@@ -561,7 +566,8 @@ static void test_client_and_strange_answers(void **state)
 	(void)state;
 	cleanup_free char *path = xasprintf("%s/strange.sock", folder);
 	static const char *const answers[] = {
-		"HTTP/1.1 418 No\r\nContent-Length: 59\r\n\r\n{\"error\": {\"code\": \"of.a.later.version\", \"message\": \"why\"}}",
+		"HTTP/1.1 418 No\r\nContent-Length: 59\r\n\r\n{\"error\": {\"code\": \"of.a.later.version\", "
+		"\"message\": \"why\"}}",
 		"HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\n<html",
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<html",
 		"HTTP/1.1 302 Found\r\nLocation: http://198.51.100.1/\r\nContent-Length: 0\r\n\r\n",
@@ -569,7 +575,7 @@ static void test_client_and_strange_answers(void **state)
 		"\r\n\r\nrubbish",
 	};
 	static const enum error_code codes[] = {ERROR_PEER_REFUSED,  ERROR_PEER_PROTOCOL, ERROR_PEER_PROTOCOL,
-						ERROR_PEER_PROTOCOL, ERROR_TIMEOUT,	  ERROR_DAEMON_UNREACHABLE};
+						ERROR_PEER_PROTOCOL, ERROR_TIMEOUT,       ERROR_DAEMON_UNREACHABLE};
 	struct scripted_server script;
 	int listener = -1;
 	assert_int_equal(socket_listen_unix(path, 0600, &listener, NULL), 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * HTTP over mutual TLS on the loopback: who gets in and as what, what both sides say about bad certificates, that nobody
- * without a certificate gets a byte of an answer, renewal while running, many clients at once, and latency.
+ * HTTP over mutual TLS on the loopback: who gets in and as what, what both sides say about bad certificates, that
+ * nobody without a certificate gets a byte of an answer, renewal while running, many clients at once, and latency.
  */
 #include "fakes/pki_fixture.h"
 
@@ -171,7 +171,8 @@ static void raw_tls_done(struct raw_tls *raw)
 	close(raw->fd);
 }
 
-/* Connect with files, send a request at once and read: how many bytes come back, or the negative error that comes instead. */
+/* Connect with files, send a request at once and read: how many bytes come back, or the negative error that comes
+ * instead. */
 static ssize_t raw_tls_try(const struct tls_files *files, int *ret_alert)
 {
 	static const char request[] = "POST /v1/both HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
@@ -237,7 +238,8 @@ static void raw_server_stop(struct raw_server *raw_server)
 static void test_roles(void **state)
 {
 	(void)state;
-	struct http_client *as_client = new_client("host-a", port, &alice), *as_host = new_client("host-a", port, &host_b);
+	struct http_client *as_client = new_client("host-a", port, &alice),
+			   *as_host = new_client("host-a", port, &host_b);
 	cleanup_json json_t *client_answer = NULL, *host_answer = NULL;
 	assert_int_equal(http_client_request(as_client, "POST", "/v1/both", NULL, 5000, &client_answer, NULL), 0);
 	assert_string_equal(json_string_value(json_object_get(client_answer, "name")), "alice");

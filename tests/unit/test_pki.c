@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The CA and its certificates: what they say, file modes, nothing overwritten, renewal, and what a check finds wrong. */
+/* The CA and its certificates: what they say, file modes, nothing overwritten, renewal, and what a check finds wrong.
+ */
 #include "fakes/pki_fixture.h"
 
 #include <arpa/inet.h>
@@ -148,8 +149,10 @@ static void test_issue_overwrites_nothing(void **state)
 static void test_issue_refuses_bad_arguments(void **state)
 {
 	(void)state;
-	static const char *const names[] = {"", "a b", "a/b", "../x", "-a", ".a", "a\nb", "host;rm",
-					    "0123456789012345678901234567890123456789012345678901234567890123456789"};
+	static const char *const names[] = {
+		"",     "a b",     "a/b",
+		"../x", "-a",      ".a",
+		"a\nb", "host;rm", "0123456789012345678901234567890123456789012345678901234567890123456789"};
 	cleanup_free char *out = in_folder("bad"), *no_ca = in_folder("no-ca");
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		cleanup_error struct error *e = NULL;
@@ -216,7 +219,8 @@ static void test_check_finds(void **state)
 {
 	(void)state;
 	struct tls_files expired, future, open_key, missing;
-	cleanup_free char *a = in_folder("expired"), *b = in_folder("future"), *c = in_folder("open"), *d = in_folder("none");
+	cleanup_free char *a = in_folder("expired"), *b = in_folder("future"), *c = in_folder("open"),
+			  *d = in_folder("none");
 	fixture_issue(ca_folder, a, "host-e", TLS_ROLE_HOST, true, &expired);
 	check_says(&expired, "expired on ");
 	check_says(&expired, "ferry pki renew");
@@ -243,7 +247,8 @@ static void test_check_finds(void **state)
 static void test_check_finds_another_ca(void **state)
 {
 	(void)state;
-	cleanup_free char *other = in_folder("ca3"), *out = in_folder("host-w"), *ca_path = xasprintf("%s/ca.crt", other);
+	cleanup_free char *other = in_folder("ca3"), *out = in_folder("host-w"),
+			  *ca_path = xasprintf("%s/ca.crt", other);
 	struct tls_files files;
 	assert_int_equal(pki_init(other, NULL), 0);
 	fixture_issue(ca_folder, out, "host-w", TLS_ROLE_HOST, false, &files);
@@ -285,7 +290,8 @@ static void test_identity_is_strict(void **state)
 							      (unsigned int)strlen(cases[i].names[k]));
 			if (cases[i].units[k])
 				gnutls_x509_crt_set_dn_by_oid(crt, GNUTLS_OID_X520_ORGANIZATIONAL_UNIT_NAME, 0,
-							      cases[i].units[k], (unsigned int)strlen(cases[i].units[k]));
+							      cases[i].units[k],
+							      (unsigned int)strlen(cases[i].units[k]));
 		}
 		assert_true(gnutls_x509_crt_sign2(crt, crt, key, GNUTLS_DIG_SHA512, 0) >= 0);
 		gnutls_datum_t der = {NULL, 0};

@@ -216,8 +216,9 @@ static void test_networks_check(void **state)
 {
 	(void)state;
 	static const char *const good[] = {"", " ", "198.18.0.0/24", "198.18.0.1", "10.0.0.0/8, fd00::/8", "::/0"};
-	static const char *const bad[] = {"198.18.0.0/33", "198.18.0.0/", "198.18.0.0/-1", "fd00::/129", "a", "10.0.0.0/8,",
-					  "10.0.0.0/8 11.0.0.0/8", "10.0.0.0/0x8", "10.0.0.0/8/8", ","};
+	static const char *const bad[] = {
+		"198.18.0.0/33", "198.18.0.0/",           "198.18.0.0/-1", "fd00::/129",   "a",
+		"10.0.0.0/8,",   "10.0.0.0/8 11.0.0.0/8", "10.0.0.0/0x8",  "10.0.0.0/8/8", ","};
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
 		assert_int_equal(socket_networks_check(good[i], NULL), 0);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A folder with CAs and certificates for tests, also ones that `ferry pki` would never make: expired, or of another CA. */
+/* A folder with CAs and certificates for tests, also ones that `ferry pki` would never make: expired, or of another CA.
+ */
 #ifndef FERRY_TESTS_PKI_FIXTURE_H
 #define FERRY_TESTS_PKI_FIXTURE_H
 
