@@ -17,6 +17,7 @@
 #define FERRY_VM_QEMU_ARGUMENTS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "vm/definition.h"
 
@@ -40,6 +41,10 @@ char **qemu_arguments_build(const struct definition *definition, const struct qe
 void qemu_arguments_free(char **arguments);
 /* As one line that a shell would read the same way, for the log. The caller frees it. */
 char *qemu_arguments_text(char *const *arguments);
+
+/* The guest's memory as QEMU is told: with the accelerator tcg two pages more than defined; the reason is in the .c
+ * file. */
+uint64_t qemu_arguments_memory_kib(const struct definition *definition, const char *accelerator);
 
 /* Whether writes of the guest go to a temporary file (-snapshot and its like in extra_args). */
 bool qemu_arguments_snapshot_mode(const struct definition *definition);

@@ -122,8 +122,8 @@ int qemu_describe(struct machine *machine, json_t **ret, struct error **e)
 			 json_is_string(version) ? json_string_value(version) : "", "accelerator",
 			 json_is_string(accelerator) ? json_string_value(accelerator) : "", "firmware",
 			 json_is_array(firmware) ? json_deep_copy(firmware) : json_array(), "memory_bytes",
-			 (json_int_t)machine->definition->memory_mib * 1024 * 1024, "blocked_reasons",
-			 blocked ? blocked : json_array(), "snapshot_mode",
+			 (json_int_t)qemu_arguments_memory_kib(machine->definition, machine->host->accelerator) * 1024,
+			 "blocked_reasons", blocked ? blocked : json_array(), "snapshot_mode",
 			 qemu_arguments_snapshot_mode(machine->definition), "run", machine_run_name(state.run));
 	return 0;
 }

@@ -395,7 +395,7 @@ static void test_describe_and_check(void **state)
 	assert_true(json_is_true(json_object_get(description, "snapshot_mode")));
 	assert_string_equal(json_string_value(json_object_get(description, "run")), "running");
 	assert_int_equal(json_array_size(json_object_get(description, "blocked_reasons")), 0);
-	assert_int_equal(json_integer_value(json_object_get(description, "memory_bytes")), 32 << 20);
+	assert_int_equal(json_integer_value(json_object_get(description, "memory_bytes")), (32 << 20) + 8192);
 	json_t *firmware = json_object_get(description, "firmware");
 	assert_true(json_array_size(firmware) >= 1);
 

@@ -66,7 +66,8 @@ static void test_smallest(void **state)
 		" -nodefaults -no-user-config -display none -msg timestamp=on -S -name guest=web-1,debug-threads=on"
 		" -uuid 0b3f1a9e-7c2d-4e5f-8a6b-112233445566 -machine "
 		"pc-i440fx-7.2,dump-guest-core=off,suppress-vmdesc=on"
-		" -accel tcg,thread=multi -cpu qemu64,enforce=on -m size=512M -smp cpus=1,sockets=1,cores=1,threads=1"
+		" -accel tcg,thread=multi -cpu qemu64,enforce=on -m size=524296K -smp "
+		"cpus=1,sockets=1,cores=1,threads=1"
 		" -chardev socket,id=qmp,fd=3,server=on,wait=off -mon chardev=qmp,mode=control");
 	qemu_arguments_free(arguments);
 	definition_free(definition);
@@ -92,6 +93,7 @@ static void test_board(void **state)
 				      "kvm",
 				      "-cpu",
 				      "Westmere-v1,aes=on,svm=off,enforce=on",
+				      "size=524288K",
 				      "cpus=4,sockets=1,cores=4,threads=1",
 				      "fd=5,set=1,opaque=console-log",
 				      "socket,id=console,fd=4,server=on,wait=off,logfile=/dev/fdset/1,logappend=on",
