@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One move, measured from outside.
 
-Both sides are measured by the same hands: the clock around the command, the counters of the source's link, the
-machine's CPU time, and the heartbeats that the guest sends to the client each millisecond. Only `qemu` and `downtime`
+Both sides are measured by the same hands: the clock around the command, the counters of the source's link, the CPU
+time of all processes of the lab, and the heartbeats that the guest sends to the client each millisecond. Only `qemu` and `downtime`
 are what the mover itself reports.
 
-`cpu` is what the whole machine spent while the command ran, less what it spent in the same time with the guest just
-running, measured right before. So it holds both sides, with the kernel's part that belongs to no process; and it is
-worth something only while nothing else runs on the machine.
+`cpu` is what the processes of both hosts (QEMUs, daemons, the command) spent while the command ran, less what they
+spent in as much time with the guest just running, measured right before.
 """
 
 import json
@@ -17,7 +16,7 @@ import time
 
 from ferrylab import guest as lab_guest
 
-from .machine import BenchError, busy_seconds
+from .machine import BenchError, spent_seconds
 
 CONTROL = "/run/lab/heartbeat"
 STEADY_BEATS = 1000
@@ -62,18 +61,18 @@ class Heartbeats:
 
     def steady(self, address, dirty_bytes_per_s, timeout=120):
         """Until a second has passed in which the guest was heard without a gap, as often as it ever was, and wrote
-        what it should. Returns (whether it came to that, CPU seconds a second of the machine meanwhile)."""
+        what it should. Returns (whether it came to that, CPU seconds a second spent meanwhile)."""
         for _ in range(STEADY_TRIES):
             self.ask("mark")
-            busy, clock = busy_seconds(), time.monotonic()
+            spent, clock = spent_seconds(), time.monotonic()
             since = self.wait(address, STEADY_BEATS, timeout)["since_mark"]
-            busy, clock = busy_seconds() - busy, time.monotonic() - clock
+            spent, clock = spent_seconds() - spent, time.monotonic() - clock
             rate = since["received"] / max(since["seconds"], 1e-9)
             best = self.rates[address] = max(rate, self.rates.get(address, 0))
             if (rate >= 0.9 * best and since["max_gap_ms"] <= STEADY_GAP_MS
                     and since["dirty_bytes_per_s"] >= 0.9 * dirty_bytes_per_s):
-                return True, busy / clock
-        return False, busy / clock
+                return True, spent / clock
+        return False, spent / clock
 
     def close(self):
         self.process.terminate()
@@ -96,16 +95,16 @@ def move(driver, beats, to, dirty_bytes_per_s, cap_s):
     source, command = driver.host, driver.move_command(to)
     sent = driver.lab.link_stats(source)["tx_bytes"]
     beats.ask("mark")
-    busy, start_ns, clock = busy_seconds(), time.time_ns(), time.monotonic()
+    spent, start_ns, clock = spent_seconds(), time.time_ns(), time.monotonic()
     process = source.popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         stdout, stderr = process.communicate(timeout=cap_s)
         wall_s, ended = time.monotonic() - clock, True
     except subprocess.TimeoutExpired:
         wall_s, ended = cap_s, False
-    end_ns, busy = time.time_ns(), busy_seconds() - busy
+    end_ns, spent = time.time_ns(), spent_seconds() - spent
     sent = driver.lab.link_stats(source)["tx_bytes"] - sent
-    result = {"wall": wall_s * 1000, "bytes": sent, "cpu": busy - cpu_rate * wall_s, "ended": ended, "notes": notes,
+    result = {"wall": wall_s * 1000, "bytes": sent, "cpu": spent - cpu_rate * wall_s, "ended": ended, "notes": notes,
               "qemu": None, "overhead": None, "downtime": None, "blackout": None, "from": source.name, "to": to.name}
     if not ended:
         notes.append(f"did not end within {cap_s} s and was aborted")
