@@ -5,8 +5,8 @@
  * ferryd has many threads, and between fork and exec the child has one thread and locks that nobody will ever release:
  * everything that needs memory or a lock is prepared before the fork (struct child_plan), the child makes system calls
  * only, and tells of a failure through a close-on-exec pipe. fork and not vfork: in a shared address space a change of
- * user clears the dumpable flag of the parent too, and ferryd is small enough for fork to cost a fraction of a
- * millisecond.
+ * user clears the dumpable flag of the parent too. fork costs some 30 us a MiB of resident memory, under 1 ms for ferryd;
+ * vfork costs 0.1 ms whatever the size, should ferryd grow.
  *
  * The pid file is written by the child before it executes: there is no instant in which the program runs and a ferryd
  * that starts again would not find it. What is in it (pid and start time) does not change with exec.

@@ -39,7 +39,8 @@ struct process_options {
 };
 
 /* Start a program in a session of its own. *ret_pidfd is the caller's. Fails when the program cannot be executed
- * (the errno of the child's exec is reported), so success means that it runs. */
+ * (the errno of the child's exec is reported), so success means that it runs. The child gets default signals, umask 077
+ * and an environment of PATH, TMPDIR and LC_ALL=C.UTF-8 only. */
 int process_start(const struct process_options *options, struct process_id *ret_id, int *ret_pidfd, struct error **e) MUST_CHECK;
 /* Open a pidfd for a process known from an earlier life; ERROR_NOT_FOUND when it has gone (or the pid is another's). */
 int process_open(const struct process_id *id, int *ret_pidfd, struct error **e) MUST_CHECK;
@@ -50,7 +51,8 @@ bool process_wait(int pidfd, int64_t timeout_ms);
 /* Reap children that have ended but whom nobody waits for. */
 void process_reap(int pidfd);
 
-/* Run a helper to its end within timeout_ms (0-terminated argv), collect at most limit_bytes of its standard output.
+/* Run a helper to its end within timeout_ms (0-terminated argv; argv[0] is looked for in PATH), collect at most limit_bytes
+ * of its standard output; what exceeds them is dropped. Its standard error is ours. ret_output may be NULL.
  * Returns the exit status (0-255) or -1 when it could not be run, was killed or took too long. */
 int process_run(const char *const *argv, int64_t timeout_ms, size_t limit_bytes, char **ret_output, struct error **e) MUST_CHECK;
 
