@@ -26,12 +26,16 @@ struct client *client_new(const struct client_operations *operations, void *conn
 	return client;
 }
 
+const char *client_local_socket(void)
+{
+	const char *path = getenv("FERRY_SOCKET");
+	return path && *path ? path : "/run/ferry/ferryd.sock";
+}
+
 int client_open(struct cli *cli, struct client **ret, struct error **e)
 {
-	if (!cli->host) {
-		const char *path = getenv("FERRY_SOCKET");
-		return local_connect(path && *path ? path : "/run/ferry/ferryd.sock", ret, e);
-	}
+	if (!cli->host)
+		return local_connect(client_local_socket(), ret, e);
 	if (!cli->remote)
 		exit(cli_become_remote(cli));
 	return cli->remote->connect(cli->host, ret, e);

@@ -30,6 +30,8 @@ struct client *client_new(const struct client_operations *operations, void *conn
  * TLS here where that is needed, so call it before anything that cannot be done again, such as reading stdin. */
 int client_open(struct cli *cli, struct client **ret, struct error **e) MUST_CHECK;
 void client_free(struct client *client);
+/* The local ferryd's socket: FERRY_SOCKET or /run/ferry/ferryd.sock. */
+const char *client_local_socket(void);
 
 /* body is borrowed and may be NULL; *ret is the caller's. A request that is cut short because more than `interrupts`
  * signals have come (see client_set_interrupts()) fails with ERROR_CANCELLED. */

@@ -23,8 +23,13 @@
 
 static int console_connect(const char *uuid, int *ret_fd, struct error **e)
 {
+	/* ferryd keeps the records of running VMs beside its socket. */
+	const char *ferryd = client_local_socket(), *slash = strrchr(ferryd, '/');
+	cleanup_free char *path = xasprintf("%.*s/vms/%s/console.sock", (int)(slash ? slash - ferryd : 0), ferryd, uuid);
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	snprintf(address.sun_path, sizeof(address.sun_path), "/run/ferry/vms/%s/console.sock", uuid);
+	if (!slash || strlen(path) >= sizeof(address.sun_path))
+		return error_set(e, ERROR_INVALID_ARGUMENT, "FERRY_SOCKET must be an absolute path, and a shorter one");
+	memcpy(address.sun_path, path, strlen(path) + 1);
 	cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
 		return error_set_errno(e, errno == EACCES ? ERROR_PERMISSION : ERROR_NOT_FOUND, errno,

@@ -7,8 +7,10 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -24,8 +26,9 @@ FERRY = os.path.join(os.environ.get("FERRY_BUILD", os.path.join(REPOSITORY, "bui
 
 
 @pytest.fixture
-def fake(tmp_path):
-    with FakeFerryd(str(tmp_path / "ferryd.sock")) as fake:
+def fake():
+    # Not in tmp_path: a socket's path has 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="ferry-") as folder, FakeFerryd(os.path.join(folder, "ferryd.sock")) as fake:
         fake.add_vm("web1")
         yield fake
 
@@ -670,6 +673,51 @@ def test_hosts(fake):
     assert json.loads(ferry(fake, "host", "show", "--output", "json").stdout)["name"] == "host-a"
     assert ferry(fake, "host", "remove", "host-b").stdout == "host-b is no longer known here.\n"
     assert ferry(fake, "host", "remove", "host-b").returncode == 1
+
+
+def listen_console(fake):
+    folder = os.path.join(os.path.dirname(fake.path), "vms", fake.vms["web1"]["uuid"])
+    os.makedirs(folder)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(os.path.join(folder, "console.sock"))
+    listener.listen(1)
+    return listener
+
+
+def test_console(fake):
+    listener = listen_console(fake)
+    process, master = on_terminal(fake, "vm", "console", "web1")
+    console, _ = listener.accept()
+    read_until(master, "Ctrl-] leaves")
+    console.sendall(b"login: ")
+    read_until(master, "login: ")
+    os.write(master, b"root\x03\r")  # Ctrl-C goes to the guest
+    seen = b""
+    while len(seen) < 6:
+        seen += console.recv(100)
+    assert seen == b"root\x03\r"
+    os.write(master, b"ab\x1dcd")
+    assert process.wait(5) == 0
+    assert console.recv(100) == b"ab" and console.recv(100) == b""
+    os.close(master)
+
+
+def test_console_of_a_vm_that_ends(fake):
+    listener = listen_console(fake)
+    process = start(fake, "vm", "console", "web1", stdin=subprocess.PIPE)
+    console, _ = listener.accept()
+    console.sendall(b"bye\n")
+    console.close()
+    process.wait(5)  # its stdin is still open: that would be another way to end
+    status, out, err = finish(process)
+    assert status == 1 and out == "bye\n" and "closed by the VM's side" in err
+
+
+def test_console_elsewhere(fake):
+    result = ferry(fake, "-H", "host-b", "vm", "console", "web1")
+    assert result.returncode == 2 and "own host only" in result.stderr
+    result = ferry(fake, "vm", "console", "web1")
+    assert result.returncode == 1 and "cannot reach the console" in result.stderr
 
 
 # ---- pki, another host ----
