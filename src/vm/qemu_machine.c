@@ -219,11 +219,8 @@ static void on_event(void *user, const char *name, const json_t *data, int64_t r
 
 static void on_closed(void *user)
 {
-	struct machine *machine = user;
-	pthread_mutex_lock(&machine->lock);
-	machine->qmp_closed = true;
-	state_changed(machine);
-	pthread_mutex_unlock(&machine->lock);
+	/* Commands fail from now on; whether the process has ended is for the pidfd to say. */
+	machine_nudge(user);
 }
 
 static void on_process_ended(void *user, uint32_t epoll_events)
@@ -405,6 +402,9 @@ char *machine_last_words(struct machine *machine)
 {
 	cleanup_free char *tail = file_tail(machine->log_path, LAST_WORDS_BYTES);
 	const char *words = tail;
+	/* A tail that was cut begins in the middle of a line. */
+	if (strlen(tail) >= LAST_WORDS_BYTES - 1)
+		words += strcspn(tail, "\n");
 	/* Only what was said since the line that this start wrote. */
 	for (const char *mark = tail; (mark = strstr(mark, QEMU_LOG_MARK)); mark++) {
 		words = strchr(mark, '\n');

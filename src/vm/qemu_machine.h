@@ -48,7 +48,6 @@ struct machine {
 	pthread_cond_t changed;
 	struct machine_state state;
 	bool never_ran; /* as the file */
-	bool qmp_closed;
 	int move_connection; /* a second descriptor of the source's stream, to count its bytes; -1: none */
 };
 

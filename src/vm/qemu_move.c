@@ -48,6 +48,7 @@
 /* How long a cancelled migration may take before its sockets are shut: QEMU's thread may sit in a write to a peer that
  * does not read. */
 #define CANCEL_PATIENCE_US 300000
+#define CANCEL_ANSWER_MS 1000
 #define LAST_WORDS_PATIENCE_US 1000000
 
 /* ---- settings and key, both sides ---- */
@@ -511,8 +512,12 @@ int qemu_move_cancel(struct machine *machine, int64_t timeout_ms, struct error *
 
 	machine_state(machine, &state);
 	if ((MASK(state.move) & ended) == 0 && state.run != MACHINE_GONE) {
-		if (machine_command(machine, "migrate_cancel", NULL, e) < 0)
-			return -1;
+		/* It needs QEMU's main loop, which may hang on a socket just as the migration does: no answer is no
+		 * end. */
+		cleanup_error struct error *unanswered = NULL;
+		if (qmp_execute(machine->qmp, "migrate_cancel", NULL, NULL, CANCEL_ANSWER_MS, &unanswered) < 0 &&
+		    unanswered->code != ERROR_TIMEOUT)
+			return error_move(e, take_ptr(unanswered));
 		if (!machine_wait_for(machine, MASK(MACHINE_GONE), ended, patience_us, &state)) {
 			cleanup_error struct error *problem = NULL;
 			if (qmp_execute_oob(machine->qmp, "yank",

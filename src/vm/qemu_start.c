@@ -39,6 +39,7 @@
 #define END_TIMEOUT_MS 30000
 #define SCOPE_TIMEOUT_MS 1000
 #define RECORD_BYTES_MAX (1024 * 1024)
+#define LOG_BYTES_MAX (4 * 1024 * 1024)
 
 /* What is passed to the child; all -1 at first. */
 struct start_fds {
@@ -132,8 +133,13 @@ static int write_record(struct machine *machine, const struct qemu_probe *probe,
 	return 0;
 }
 
+/* A guest writes into its console's log as it likes: begin a new one where it has grown, and keep one old one. */
 static int open_log(const char *path, int *ret_fd, struct error **e)
 {
+	struct stat st;
+	cleanup_free char *old = xasprintf("%s.1", path);
+	if (stat(path, &st) == 0 && st.st_size > LOG_BYTES_MAX && rename(path, old) < 0)
+		log_warning("cannot rename '%s': %s", path, strerror(errno));
 	int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot open '%s'", path);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -18,7 +19,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -42,6 +42,8 @@
 
 struct site {
 	struct driver_host host;
+	int network; /* its namespace */
+	const char *address;
 	char *run_folder, *log_folder;
 };
 
@@ -97,24 +99,72 @@ static void site_init(struct site *site, const char *name)
 	};
 }
 
-static void make_network(void)
+static void run_ip(const char *arguments)
 {
-	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+	cleanup_free char *copy = xstrdup(arguments);
+	const char *argv[16] = {"/sbin/ip"};
+	size_t count = 1;
+	char *position = NULL;
+	for (char *word = strtok_r(copy, " ", &position); word; word = strtok_r(NULL, " ", &position))
+		argv[count++] = word;
+	cleanup_free char *output = NULL;
+	struct error *e = NULL;
+	int status = process_run(argv, 10000, 4096, &output, &e);
+	if (status != 0)
+		fail_msg("ip %s: %s", arguments, e ? e->message : "failed");
+}
+
+/* Act on that host from here on: taps and QEMUs come to be in this thread's namespace. */
+static void enter(const struct site *site)
+{
+	assert_int_equal(setns(site->network, CLONE_NEWNET), 0);
+}
+
+static void make_network(struct site *site, const char *address)
+{
 	assert_int_equal(unshare(CLONE_NEWNET), 0);
-	cleanup_close int inside = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(ioctl(inside, SIOCSIFFLAGS, &request), 0);
-	assert_int_equal(ioctl(inside, SIOCBRADDBR, "br0"), 0);
-	strcpy(request.ifr_name, "br0");
-	assert_int_equal(ioctl(inside, SIOCSIFFLAGS, &request), 0);
+	site->network = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	assert_true(site->network >= 0);
+	site->address = address;
+	run_ip("link set lo up");
+	run_ip("link add br0 type bridge");
+	run_ip("link set br0 up");
+}
+
+/* A cable between the two. */
+static void connect_networks(void)
+{
+	enter(&a);
+	cleanup_free char *cable =
+		xasprintf("link add data0 type veth peer name data0 netns /proc/%d/fd/%d", getpid(), b.network);
+	run_ip(cable);
+	const struct site *const sites[] = {&b, &a};
+	for (size_t i = 0; i < 2; i++) {
+		enter(sites[i]);
+		cleanup_free char *address = xasprintf("address add %s/24 dev data0", sites[i]->address);
+		run_ip(address);
+		run_ip("link set data0 up");
+	}
+}
+
+static bool port_is_up(const char *name)
+{
+	struct ifreq request = {0};
+	cleanup_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+	assert_int_equal(ioctl(fd, SIOCGIFFLAGS, &request), 0);
+	return (request.ifr_flags & IFF_UP) != 0;
 }
 
 static int setup(void **state)
 {
 	(void)state;
 	log_set_level(getenv("FERRY_TEST_DEBUG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
-	if (geteuid() != 0 || access(BINARY, X_OK) < 0)
+	if (geteuid() != 0 || access(BINARY, X_OK) < 0 || access("/sbin/ip", X_OK) < 0)
 		return 0;
-	make_network();
+	make_network(&a, "198.18.250.1");
+	make_network(&b, "198.18.250.2");
+	connect_networks();
 	OK(loop_new(&loop, e));
 	assert_int_equal(pthread_create(&loop_thread, NULL, loop_main, NULL), 0);
 	assert_non_null(mkdtemp(folder));
@@ -133,6 +183,8 @@ static int teardown(void **state)
 	pthread_join(loop_thread, NULL);
 	loop_free(loop);
 	OK(file_remove_tree(folder, e));
+	close(a.network);
+	close(b.network);
 	free(a.run_folder);
 	free(a.log_folder);
 	free(b.run_folder);
@@ -187,11 +239,15 @@ static void end(struct machine *machine)
 static struct machine *start_incoming(const struct definition *definition, struct move_options *move)
 {
 	struct machine *machine = NULL;
+	enter(&b);
+	move->address = b.address;
 	for (;;) {
 		struct error *e = NULL;
 		move->port = next_port++;
-		if (driver->start_incoming(&b.host, definition, move, NULL, &machine, &e) == 0)
+		if (driver->start_incoming(&b.host, definition, move, NULL, &machine, &e) == 0) {
+			enter(&a);
 			return machine;
+		}
 		if (e->code != ERROR_DATA_PORTS)
 			fail_msg("start_incoming: %s", e->message);
 		error_free(e);
@@ -491,41 +547,35 @@ static void test_move_plain(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(&(struct move_options){.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300}, false);
+	move_there(&(struct move_options){.channels = 1, .downtime_limit_ms = 300}, false);
 }
 
 static void test_move_tls(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(
-		&(struct move_options){
-			.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY},
-		false);
+	move_there(&(struct move_options){.channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY}, false);
 }
 
 static void test_move_multifd(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(&(struct move_options){.address = "127.0.0.1", .channels = 2, .downtime_limit_ms = 300}, false);
+	move_there(&(struct move_options){.channels = 2, .downtime_limit_ms = 300}, false);
 }
 
 static void test_move_multifd_tls(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(
-		&(struct move_options){
-			.address = "127.0.0.1", .channels = 2, .downtime_limit_ms = 300, .tls_key_hex = KEY},
-		false);
+	move_there(&(struct move_options){.channels = 2, .downtime_limit_ms = 300, .tls_key_hex = KEY}, false);
 }
 
 static void test_move_paused(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(&(struct move_options){.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300}, true);
+	move_there(&(struct move_options){.channels = 1, .downtime_limit_ms = 300}, true);
 }
 
 /* There and back, paused all the way: images that were never activated at the destination leave it again. */
@@ -539,7 +589,7 @@ static void test_move_paused_with_disk_and_back(void **state)
 	cleanup_free char *more =
 		xasprintf("\"disks\": [{\"target\": \"vda\", \"path\": \"%s\", \"format\": \"raw\"}]", disk);
 	struct definition *definition = define(more);
-	struct move_options move = {.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300};
+	struct move_options move = {.channels = 1, .downtime_limit_ms = 300};
 	struct machine *first = NULL, *second = NULL;
 	bool ran;
 	OK(driver->start(&a.host, definition, true, NULL, &first, e));
@@ -553,6 +603,7 @@ static void test_move_paused_with_disk_and_back(void **state)
 	struct site other = a;
 	a = b;
 	b = other;
+	enter(&a);
 	first = start_incoming(driver->definition(second), &move);
 	move_to_b(second, first, &move);
 	OK(driver->take_over(first, false, &ran, e));
@@ -562,12 +613,49 @@ static void test_move_paused_with_disk_and_back(void **state)
 	definition_free(definition);
 }
 
+/* The ports: shut at the destination until it takes over, shut at the source when it is told, opened by a rollback. */
+static void test_move_with_ports(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options move = {.channels = 1, .downtime_limit_ms = 300};
+	struct definition *definition =
+		define("\"nics\": [{\"bridge\": \"br0\"}, {\"bridge\": \"br0\", \"model\": \"e1000\"}]");
+	struct machine *source = NULL;
+	bool ran;
+	char port[IF_NAMESIZE];
+	port_name(definition->uuid, 1, port);
+	enter(&a);
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	assert_true(port_is_up(port));
+	struct machine *destination = start_incoming(driver->definition(source), &move);
+	enter(&b);
+	assert_false(port_is_up(port));
+	enter(&a);
+	move_to_b(source, destination, &move);
+	OK(driver->ports_shut(source, e));
+	assert_false(port_is_up(port));
+	OK(driver->ports_open(source, e));
+	assert_true(port_is_up(port));
+	OK(driver->ports_shut(source, e));
+	enter(&b);
+	assert_false(port_is_up(port));
+	OK(driver->take_over(destination, false, &ran, e));
+	assert_true(port_is_up(port));
+	assert_int_equal(run_of(destination), MACHINE_RUNNING);
+	end(destination);
+	assert_int_equal(if_nametoindex(port), 0);
+	enter(&a);
+	end(source);
+	assert_int_equal(if_nametoindex(port), 0);
+	definition_free(definition);
+}
+
 static void test_wrong_key(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options move = {
-		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY};
+	struct move_options move = {.channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	OK(driver->start(&a.host, definition, false, NULL, &source, e));
@@ -593,8 +681,7 @@ static void test_cancel_and_again(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options slow = {
-		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 4096};
+	struct move_options slow = {.channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 4096};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	OK(driver->start(&a.host, definition, false, NULL, &source, e));
@@ -611,7 +698,7 @@ static void test_cancel_and_again(void **state)
 	FAILS(ERROR_QEMU_GONE, driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
 	end(destination);
 
-	struct move_options fast = {.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300};
+	struct move_options fast = {.channels = 1, .downtime_limit_ms = 300};
 	destination = start_incoming(driver->definition(source), &fast);
 	OK(driver->move_prepare(source, &fast, e));
 	OK(driver->move_start(source, &fast, e));
@@ -638,7 +725,7 @@ static void test_cancel_with_stuck_destination(void **state)
 	(void)state;
 	NEEDS_QEMU();
 	for (unsigned int channels = 1; channels <= 2; channels++) {
-		struct move_options move = {.address = "127.0.0.1", .channels = channels, .downtime_limit_ms = 300};
+		struct move_options move = {.channels = channels, .downtime_limit_ms = 300};
 		cleanup_free char *random = xmalloc(24 << 20);
 		cleanup_free char *image = xasprintf("%s/random", folder);
 		random_bytes(random, 24 << 20);
@@ -669,8 +756,7 @@ static void test_destination_dies(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options slow = {
-		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 65536};
+	struct move_options slow = {.channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 65536};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	bool ran = true;
@@ -697,8 +783,7 @@ static void test_source_dies(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options slow = {
-		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 65536};
+	struct move_options slow = {.channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 65536};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	OK(driver->start(&a.host, definition, false, NULL, &source, e));
@@ -719,8 +804,7 @@ static void test_restart_during_move(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options move = {
-		.address = "127.0.0.1", .channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY};
+	struct move_options move = {.channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	json_t *before = NULL, *after = NULL;
@@ -766,15 +850,18 @@ static void test_port_taken(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options move = {.address = "127.0.0.1", .channels = 1, .port = 48999};
+	struct move_options move = {.channels = 1, .port = 48999};
 	struct definition *definition = define("");
 	struct machine *machine = NULL;
 	cleanup_close int fd = -1;
+	move.address = b.address;
+	enter(&b);
 	OK(socket_listen_tcp(move.address, move.port, &fd, e));
 	cleanup_error struct error *problem = NULL;
 	assert_int_equal(driver->start_incoming(&b.host, definition, &move, NULL, &machine, &problem), -1);
 	assert_int_equal(problem->code, ERROR_DATA_PORTS);
 	assert_int_equal(problem->sys_errno, EADDRINUSE);
+	enter(&a);
 	definition_free(definition);
 }
 
@@ -782,7 +869,7 @@ static void test_nobody_listens(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options move = {.address = "127.0.0.1", .channels = 1, .port = 48998};
+	struct move_options move = {.address = b.address, .channels = 1, .port = 48998};
 	struct definition *definition = define("");
 	struct machine *machine = NULL;
 	OK(driver->start(&a.host, definition, false, NULL, &machine, e));
@@ -794,6 +881,31 @@ static void test_nobody_listens(void **state)
 	assert_int_equal(run_of(machine), MACHINE_RUNNING);
 	end(machine);
 	definition_free(definition);
+}
+
+static size_t count_descriptors(void)
+{
+	size_t count = 0;
+	DIR *fds = opendir("/proc/self/fd");
+	while (readdir(fds))
+		count++;
+	closedir(fds);
+	return count;
+}
+
+/* Run last: nothing that came before has left a descriptor behind. */
+static void test_no_descriptor_leaks(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	test_move_tls(state);
+	size_t before = count_descriptors();
+	test_move_tls(state);
+	test_move_multifd(state);
+	test_cancel_and_again(state);
+	test_destination_dies(state);
+	test_start_fails_cleanly(state);
+	assert_int_equal(count_descriptors(), before);
 }
 
 int main(void)
@@ -811,6 +923,7 @@ int main(void)
 		cmocka_unit_test(test_move_multifd_tls),
 		cmocka_unit_test(test_move_paused),
 		cmocka_unit_test(test_move_paused_with_disk_and_back),
+		cmocka_unit_test(test_move_with_ports),
 		cmocka_unit_test(test_wrong_key),
 		cmocka_unit_test(test_cancel_and_again),
 		cmocka_unit_test(test_cancel_with_stuck_destination),
@@ -819,6 +932,7 @@ int main(void)
 		cmocka_unit_test(test_restart_during_move),
 		cmocka_unit_test(test_port_taken),
 		cmocka_unit_test(test_nobody_listens),
+		cmocka_unit_test(test_no_descriptor_leaks),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
