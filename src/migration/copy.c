@@ -133,14 +133,15 @@ static int copy_loop(struct copy *copy, struct error **e)
 	for (;;) {
 		struct machine_state state;
 		copy->driver->state(copy->machine, &state);
-		if (state.run == MACHINE_GONE) {
-			cleanup_free char *words = copy->driver->last_words(copy->machine);
-			return error_set(e, ERROR_QEMU_GONE, "the source's QEMU ended during the copy: %s", words);
-		}
+		/* First: if QEMU ended after it had sent everything, the destination can still save the guest. */
 		if (state.move == MOVE_COMPLETED) {
 			if (copy->result->was_running && !copy->result->stopped_us)
 				copy->result->stopped_us = state.stopped_us;
 			return copy_offer(copy, e);
+		}
+		if (state.run == MACHINE_GONE) {
+			cleanup_free char *words = copy->driver->last_words(copy->machine);
+			return error_set(e, ERROR_QEMU_GONE, "the source's QEMU ended during the copy: %s", words);
 		}
 		if (state.move == MOVE_FAILED || state.move == MOVE_CANCELLED)
 			return copy_failed(copy, &state, e);

@@ -375,27 +375,51 @@ static int source_confirm(struct source *s, struct error **e)
 
 /* ---- the way back ---- */
 
+/* Keep the first error; nobody is helped if a port that does not open keeps the guest from running on. */
+static void keep_first(struct error **first, struct error **next)
+{
+	if (*next)
+		log_failure(LOG_LEVEL_ERROR, "on the way back", *next);
+	if (*first)
+		error_free(*next);
+	else
+		*first = *next;
+	*next = NULL;
+}
+
 /* Make the guest run here again (if it did before). Finish was never sent, or was refused durably. */
 static int source_take_back(struct source *s, struct error **e)
 {
 	struct migration *migration = s->migration;
 	struct machine_state state;
+	struct error *first = NULL, *next = NULL;
 	/* The copy must have ended before anything else is touched. That QEMU may have completed it by now changes nothing:
 	 * nobody was asked to take the VM. */
-	if (s->copied.begun && s->driver->move_cancel(s->machine, QMP_CANCEL_TIMEOUT_MS, e) < 0)
-		return -1;
+	s->driver->state(s->machine, &state);
+	if (s->copied.begun && state.run != MACHINE_GONE && s->driver->move_cancel(s->machine, QMP_CANCEL_TIMEOUT_MS, &next) < 0) {
+		s->driver->state(s->machine, &state);
+		if (state.run != MACHINE_GONE)
+			return error_move(e, next);
+		error_free(take_ptr(next));
+	}
 	if (migration->handover == HANDOVER_OFFERED && journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, e) < 0)
 		return -1;
-	if (s->copied.begun && s->driver->move_restore(s->machine, e) < 0)
-		return -1;
 	s->driver->state(s->machine, &state);
-	if (s->copied.ports_shut && s->driver->ports_open(s->machine, e) < 0)
-		return -1;
-	if (state.run == MACHINE_HANDED_OVER || (state.run == MACHINE_PAUSED && s->copied.was_running)) {
-		if (s->copied.was_running)
-			return s->driver->resume(s->machine, e);
+	if (state.run == MACHINE_GONE) {
+		cleanup_free char *words = s->driver->last_words(s->machine);
+		return error_set(e, ERROR_QEMU_GONE, "the source's QEMU has ended, and the guest with it: %s", words);
 	}
-	return 0;
+	if (!s->copied.begun)
+		return 0;
+	(void)s->driver->move_restore(s->machine, &next);
+	keep_first(&first, &next);
+	if (s->copied.ports_shut)
+		(void)s->driver->ports_open(s->machine, &next);
+	keep_first(&first, &next);
+	if (s->copied.was_running) /* QEMU has seen to it by itself, or must be told; telling it twice does no harm */
+		(void)s->driver->resume(s->machine, &next);
+	keep_first(&first, &next);
+	return first ? error_move(e, first) : 0;
 }
 
 /* Tell the destination that it must not take the VM. It finds out by itself if this does not get through. */
