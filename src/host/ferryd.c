@@ -57,12 +57,23 @@ static void *loop_main(void *user)
 	return NULL;
 }
 
-/* "auto": a paravirtual-only KVM passes this and still cannot run a stock guest; there the configuration must say tcg. */
-static const char *choose_accelerator(const char *configured)
+/* Ask QEMU what it can do here, so that the first start or migration need not wait for it. "auto" is KVM where QEMU, as its
+ * user, can be started with it. (A paravirtual-only KVM passes and still cannot run a stock guest: there the configuration must
+ * say tcg.) */
+static void warm_up(struct ferryd *ferryd)
 {
-	if (strcmp(configured, "auto") != 0)
-		return configured;
-	return access("/dev/kvm", R_OK | W_OK) == 0 ? "kvm" : "tcg";
+	const char *configured = ferryd->config.accelerator;
+	bool automatic = strcmp(configured, "auto") == 0;
+	cleanup_error struct error *e = NULL;
+	ferryd->driver_host.accelerator = automatic ? "kvm" : configured;
+	if (automatic && access("/dev/kvm", F_OK) == 0 && vm_driver_qemu.warm_up(&ferryd->driver_host, &e) == 0)
+		return;
+	if (automatic) {
+		log_info("accelerator=tcg: %s", e ? e->message : "there is no /dev/kvm");
+		ferryd->driver_host.accelerator = "tcg";
+	}
+	if (vm_driver_qemu.warm_up(&ferryd->driver_host, &e) < 0)
+		log_failure(LOG_LEVEL_WARNING, "no VM can run here", e);
 }
 
 static int make_folders(struct ferryd *ferryd, struct error **e)
@@ -110,10 +121,10 @@ static int start(struct ferryd *ferryd, struct error **e)
 		.run_folder = ferryd->vm_run_folder,
 		.log_folder = ferryd->vm_log_folder,
 		.binary = *config->qemu_binary ? config->qemu_binary : NULL,
-		.accelerator = choose_accelerator(config->accelerator),
 		.uid = config->uid,
 		.gid = config->gid,
 	};
+	warm_up(ferryd);
 	struct inventory_options inventory_options = {
 		.db = ferryd->db,
 		.host_name = config->host_name,
@@ -136,10 +147,6 @@ static int start(struct ferryd *ferryd, struct error **e)
 		return -1;
 	log_info("journal=%s durable_record_us=%lld accelerator=%s", journal_id(host->journal),
 		 (long long)journal_commit_us(host->journal), ferryd->driver_host.accelerator);
-	struct error *no_qemu = NULL;
-	if (vm_driver_qemu.warm_up(&ferryd->driver_host, &no_qemu) < 0)
-		log_failure(LOG_LEVEL_WARNING, "no VM can run here", no_qemu);
-	error_free(no_qemu);
 	return start_server(ferryd, e);
 }
 
