@@ -17,7 +17,7 @@ static int qemu_warm_up(const struct driver_host *host, struct error **e)
 static int qemu_resume(struct machine *machine, struct error **e)
 {
 	/* RESUME, which QEMU says before it answers, brings the state up to date. */
-	if (machine->never_ran)
+	if (machine_never_ran(machine))
 		return error_set(e, ERROR_VM_NOT_OWNER, "VM '%s' waits for a migration; it is not this host's to run",
 				 machine->definition->name);
 	return machine_command(machine, "cont", NULL, e);

@@ -398,6 +398,12 @@ int machine_mark_never_ran(struct machine *machine, bool never_ran, struct error
 	return 0;
 }
 
+bool machine_never_ran(struct machine *machine)
+{
+	LOCK_SCOPE(&machine->lock);
+	return machine->never_ran;
+}
+
 char *machine_last_words(struct machine *machine)
 {
 	cleanup_free char *tail = file_tail(machine->log_path, LAST_WORDS_BYTES);

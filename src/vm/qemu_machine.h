@@ -84,6 +84,7 @@ enum move_state machine_move_state(enum qemu_migration_status status);
 char *machine_path(const struct machine *machine, const char *file);
 /* Set or clear never-ran, in the file first. */
 int machine_mark_never_ran(struct machine *machine, bool never_ran, struct error **e) MUST_CHECK;
+bool machine_never_ran(struct machine *machine);
 char *machine_last_words(struct machine *machine);
 
 /* One command without interesting arguments or answer. */

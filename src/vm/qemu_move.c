@@ -339,7 +339,7 @@ static int activate_images(struct machine *machine, struct error **e)
 static int let_run(struct machine *machine, bool *ret_ran, struct error **e)
 {
 	cleanup_error struct error *problem = NULL;
-	bool never_ran = machine->never_ran;
+	bool never_ran = machine_never_ran(machine);
 
 	if (machine_mark_never_ran(machine, false, e) < 0)
 		return -1;
@@ -357,7 +357,7 @@ int qemu_take_over(struct machine *machine, bool paused, bool *ret_ran, struct e
 {
 	struct machine_state state;
 	machine_state(machine, &state);
-	*ret_ran = !machine->never_ran;
+	*ret_ran = !machine_never_ran(machine);
 	if (state.run == MACHINE_RUNNING)
 		return 0; /* asked again */
 	if (state.run == MACHINE_GONE) {
