@@ -154,7 +154,7 @@ static void test_user(void **state)
 {
 	(void)state;
 	if (geteuid() != 0) {
-		print_message("skip: only root can change the user\n");
+		print_message("# skip: only root can change the user\n");
 		skip();
 	}
 	struct process_options options = plain;
