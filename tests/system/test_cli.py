@@ -828,6 +828,63 @@ def test_every_verb_has_help_with_an_example():
         assert "--help" in options and len(out.splitlines()) >= 6
 
 
+def manual(page):
+    with open(os.path.join(REPOSITORY, "man", page + ".scd"), encoding="utf-8") as file:
+        return file.read()
+
+
+def test_manual_has_every_verb_and_option():
+    page = manual("ferry.1")
+    for verb in verbs():
+        assert re.search(rf"^\*ferry {verb}\*|, \*ferry {verb}\*", page, re.M), verb
+        for option in options_of(verb)[1]:
+            assert f"*{option}*" in page, f"{verb} {option}"
+
+
+def test_manual_has_no_other_options():
+    known = {option for verb in verbs() for option in options_of(verb)[1]} | {"--host", "--version"}
+    assert set(re.findall(r"\*(--[a-z-]+)\*", manual("ferry.1"))) <= known
+
+
+def test_manual_of_the_configuration_follows_the_table():
+    with open(os.path.join(REPOSITORY, "src/host/config.tbl"), encoding="utf-8") as file:
+        table = re.findall(r'^CONFIG_KEY\("([^"]+)", "([^"]+)", [^,]+, [A-Z]+, "([^"]*)"', file.read(), re.M)
+    sections = dict(re.findall(r"^# \[(\w+)\]\n(.*?)(?=^# )", manual("ferry.conf.5"), re.M | re.S))
+    found = {(section, key) for section, text in sections.items() for key in re.findall(r"^\*(\w+)\*$", text, re.M)}
+    assert found == {(section, key) for section, key, _ in table}
+    for section, key, default in table:
+        text = re.search(rf"^\*{key}\*\n(.*?)(?=^\*|\Z)", sections[section], re.M | re.S).group(1)
+        assert default in text, f"[{section}] {key}"
+
+
+# ---- completion ----
+
+def complete(fake, *words):
+    """What bash offers for the last word."""
+    script = (f'source {REPOSITORY}/completions/ferry.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ferry; '
+              'printf "%s\\n" "${COMPREPLY[@]}"')
+    result = subprocess.run(["bash", "-c", script, "bash", FERRY, *words], text=True, capture_output=True, timeout=10,
+                            env=environment(fake.path))
+    assert result.stderr == ""
+    return set(result.stdout.split())
+
+
+def test_completion(fake):
+    fake.hosts["host-b"] = {"name": "host-b", "address": "198.18.0.2", "port": 4710}
+    id = fake.add_migration("web1", "host-b")
+    assert complete(fake, "") >= {"migrate", "migration", "vm", "host", "pki", "--help"}
+    assert complete(fake, "mig") == {"migrate", "migration"}
+    assert complete(fake, "vm", "st") == {"start", "stop"}
+    assert complete(fake, "-H", "host-b", "migration", "w") == {"watch"}
+    assert complete(fake, "vm", "start", "") == {"web1"}
+    assert complete(fake, "migrate", "web1", "--to", "h") == {"host-b"}
+    assert complete(fake, "migrate", "web1", "--ma") == {"--max-downtime", "--map"}
+    assert complete(fake, "migrate", "web1", "--transport", "") == {"auto", "native"}
+    assert complete(fake, "migration", "show", "") == {id[:12]}
+    assert complete(fake, "host", "remove", "") == {"host-b"}
+    assert complete(fake, "vm", "list", "--output", "") == {"json", "text"}
+
+
 def test_group_help():
     result = subprocess.run([FERRY, "vm", "--help"], text=True, capture_output=True)
     assert result.returncode == 0 and "vm start" in result.stdout and "migrate" not in result.stdout
