@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One case: a lab, the same guest twice (one under ferryd, one under libvirtd), and moves in turn.
+"""A lab, the same guest twice (one under ferryd, one under libvirtd), and moves in turn.
 
 Each side's guest is booted once and then moves back and forth. While one side moves, the other's guest is paused, so that
 the two do not share the machine. Order: A B C, C B A, …: no side is always first, and the minutes are shared.
@@ -9,7 +9,7 @@ import json
 import os
 import time
 
-from ferrylab import Lab
+from ferrylab import Lab, links
 from ferrylab import guest as lab_guest
 
 from . import floor as floors
@@ -24,16 +24,20 @@ MAX_DOWNTIME_MS = 30
 
 
 class Contest:
+    """For cases that differ by their link only."""
+
     def __init__(self, case, variant, only=None, lab_name="bench", say=print):
         self.case, self.variant, self.only, self.say = case, variant, only, say
         self.lab = Lab(lab_name)
         self.sides = {}  # "ferry", "virsh" → driver
         self.active = None
+        self.scanned = None
+        self.limited = False
 
     def __enter__(self):
         with_ferry, with_virsh = self.only in (None, "ferry"), self.only in (None, "virsh")
         started = time.monotonic()
-        self.lab.up(hosts=2, rate=self.case.rate, trusted=self.variant == "plain", ferryd=with_ferry)
+        self.lab.up(hosts=2, trusted=self.variant == "plain", ferryd=with_ferry)
         try:
             self.beats = Heartbeats(self.lab)
             if with_virsh:
@@ -68,12 +72,31 @@ class Contest:
             return Ferry(self.lab, definition, address, path, self.variant != "plain")
         return Virsh(self.lab, definition, address)
 
+    def set_rate(self, rate):
+        """Of each host's link, both ways; None: as fast as the machine can."""
+        ends = [(host, "eth0") for host in self.lab.hosts]
+        ends += [(self.lab.switch, f"m{host.number}") for host in self.lab.hosts]
+        for host, interface in ends:
+            if self.limited:
+                host.net("tc", [f"qdisc del dev {interface} root"])
+            if rate:
+                host.net("tc", [f"qdisc add dev {interface} root {links.token_bucket(links.parse_rate(rate), 0)}"])
+        self.limited = bool(rate)
+
     def floor(self):
+        """With the present rate; the pages are scanned once."""
         driver = self.sides.get("virsh") or self.sides["ferry"]
-        found = floors.compute(self.lab, driver)
-        pages = ", ".join(f"{count * 4 >> 10} MiB {kind}" for kind, count in found["pages"].items())
-        self.say(f"floor: {pages} -> {found['bytes'] / 2**20:.1f} MiB at {found['rate_bytes_per_s'] / 1e6:.0f} MB/s, "
-                 f"empty guest {found['empty_ms']:.0f} ms")
+        if self.active is not None:
+            self.active.pause()
+            self.active = None
+        if self.scanned is None:
+            self.scanned = floors.scan_guest(driver)
+            pages = ", ".join(f"{count * 4 >> 10} MiB {kind}" for kind, count in self.scanned["pages"].items())
+            self.say(f"scanned memory: {pages} -> {self.scanned['bytes'] / 2**20:.1f} MiB")
+        found = {**self.scanned, **floors.link(self.lab)}
+        found["wall"] = found["bytes"] / found["rate_bytes_per_s"] * 1000 + found["empty_ms"]
+        self.say(f"floor: at {found['rate_bytes_per_s'] / 1e6:.0f} MB/s and with {found['empty_ms']:.0f} ms for an empty "
+                 f"guest {found['wall']:.0f} ms")
         return found
 
     def _activate(self, driver):
@@ -83,7 +106,7 @@ class Contest:
             driver.resume()
             self.active = driver
 
-    def run(self, runs, cap_s, baselines=BASELINES):
+    def run(self, case, runs, cap_s, baselines=BASELINES):
         """Returns contender's name → list of moves."""
         names = (["ferry"] if "ferry" in self.sides else []) + (list(baselines) if "virsh" in self.sides else [])
         moves = {name: [] for name in names}
@@ -93,7 +116,7 @@ class Contest:
                 self._activate(driver)
                 driver.set_max_downtime(MAX_DOWNTIME_MS if name == "virsh-maxdowntime" else None)
                 to = next(host for host in self.lab.hosts if host is not driver.host)
-                result = move(driver, self.beats, to, self.case.dirty_bytes_per_s, cap_s)
+                result = move(driver, self.beats, to, case.dirty_bytes_per_s, cap_s)
                 moves[name].append(result)
                 self.say(f"{number + 1}/{runs} {name:18} {result['from']} -> {result['to']}: "
                          + ", ".join(f"{metric} {human(result[metric], unit)}" for metric, unit in (

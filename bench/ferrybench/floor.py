@@ -186,12 +186,14 @@ def empty_move_ms(source, destination, times=3):
     return statistics.median(taken)
 
 
-def compute(lab, driver):
-    """For the driver's guest, which is paused; nothing else should run meanwhile."""
-    source, destination = lab.hosts[0], lab.hosts[1]
-    rate = lab.tcp_rate(source, destination)
-    empty = empty_move_ms(source, destination)
+def scan_guest(driver):
+    """scan() of the driver's guest, which is paused."""
     # The hosts see the disks in /srv/shared, this program sees the same directory elsewhere.
     images = [driver.host.outside(disk["path"]) for disk in driver.definition["disks"]]
-    found = scan(driver.qemu_pid(), driver.definition["memory_mib"] << 20, images)
-    return {**found, "rate_bytes_per_s": rate, "empty_ms": empty, "wall": found["bytes"] / rate * 1000 + empty}
+    return scan(driver.qemu_pid(), driver.definition["memory_mib"] << 20, images)
+
+
+def link(lab):
+    """The link's rate for a plain TCP copy, and the move of an empty guest over it; nothing else should run."""
+    source, destination = lab.hosts[0], lab.hosts[1]
+    return {"rate_bytes_per_s": lab.tcp_rate(source, destination), "empty_ms": empty_move_ms(source, destination)}

@@ -80,10 +80,12 @@ class Heartbeats:
         self.process.stdout.close()
 
 
-def blackout_ms(counts, start_ns, end_ns):
-    """The longest time without a beat that began or ended while the command ran."""
-    gaps = [gap["ms"] for gap in counts["gaps"] if gap["end_ns"] >= start_ns and gap["start_ns"] <= end_ns]
-    return max(gaps) if gaps else counts["max_gap_ms"]
+def blackouts(counts, start_ns, end_ns):
+    """The times of more than 10 ms without a beat that began or ended while the command ran, longest first: [ms, from
+    when to when, in ms after the command's start]."""
+    gaps = [[gap["ms"], (gap["start_ns"] - start_ns) / 1e6, (gap["end_ns"] - start_ns) / 1e6]
+            for gap in counts["gaps"] if gap["end_ns"] >= start_ns and gap["start_ns"] <= end_ns]
+    return sorted(gaps, reverse=True)
 
 
 def move(driver, beats, to, dirty_bytes_per_s, cap_s):
@@ -119,7 +121,9 @@ def move(driver, beats, to, dirty_bytes_per_s, cap_s):
         result["overhead"] = result["wall"] - result["qemu"]
     heard = beats.wait(driver.address, AFTER_BEATS, 60)
     counts = heard["since_mark"]
-    result["blackout"] = blackout_ms(counts, start_ns, end_ns)
+    gaps = blackouts(counts, start_ns, end_ns)
+    result["blackout"] = gaps[0][0] if gaps else counts["max_gap_ms"]
+    result["gaps"] = gaps[:10]
     result["guest"] = {key: counts[key] for key in ("received", "lost", "doubled", "two_copies", "reordered",
                                                     "pages_checked", "late_beats")}
     for key in ("pages_wrong", "clock_back"):
