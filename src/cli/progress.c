@@ -65,7 +65,7 @@ void progress_note(struct progress *progress, const char *format, ...)
 	fprintf(stderr, "%s\n", safe);
 }
 
-/* "copying  38 %  614 MiB sent  112 MiB/s  guest writes 20 MiB/s  iteration 2  4.1 s, about 1.2 s left" */
+/* "web1: copying 38 %  4.1 s, about 1.2 s left  614 MiB sent, 112 MiB/s  guest writes 20 MiB/s  iteration 2" */
 static char *progress_line(const json_t *migration)
 {
 	const json_t *state = json_object_get(migration, "progress");
@@ -87,11 +87,12 @@ static char *progress_line(const json_t *migration)
 	cleanup_free char *end = json_is_number(predicted)
 					 ? xasprintf(", about %s left", units_format_ms(left, json_number_value(predicted)))
 					 : xstrdup("");
-	return xasprintf("%s: %s  %d %%  %s sent  %s/s  guest writes %s/s  iteration %lld  %s%s", vm, status,
-			 percent < 0 ? 0 : percent, units_format_bytes(sent, output_number(migration, "wire_bytes")),
+	/* What matters most comes first: a narrow terminal cuts the end. */
+	return xasprintf("%s: %s %d %%  %s%s  %s sent, %s/s  guest writes %s/s  iteration %lld", vm, status,
+			 percent < 0 ? 0 : percent, elapsed, end, units_format_bytes(sent, output_number(migration, "wire_bytes")),
 			 units_format_bytes(rate, output_number(state, "rate_bytes_per_s")),
 			 units_format_bytes(dirty, output_number(state, "dirty_bytes_per_s")),
-			 (long long)output_integer(state, "iteration"), elapsed, end);
+			 (long long)output_integer(state, "iteration"));
 }
 
 static void progress_live(struct progress *progress, const json_t *migration, bool news)

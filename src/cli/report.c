@@ -81,8 +81,9 @@ static void report_figures(const json_t *migration)
 {
 	char total[UNITS_SIZE], pause[UNITS_SIZE], sent[UNITS_SIZE];
 	long long iterations = output_integer(migration, "iterations");
-	printf("  total      %s; the guest was paused for %s\n", units_format_ms(total, output_number(migration, "total_ms")),
-	       units_format_ms(pause, output_number(migration, "downtime_ms")));
+	double pause_ms = output_number(migration, "downtime_ms");
+	printf("  total      %s; the guest was %s%s\n", units_format_ms(total, output_number(migration, "total_ms")),
+	       pause_ms > 0 ? "paused for " : "not paused", pause_ms > 0 ? units_format_ms(pause, pause_ms) : "");
 	printf("  sent       %s in %lld iteration%s, %s, %s\n", units_format_bytes(sent, output_number(migration, "wire_bytes")),
 	       iterations, iterations == 1 ? "" : "s", output_string(migration, "transport"),
 	       report_true(migration, "encrypted") ? "encrypted" : "not encrypted");
@@ -166,9 +167,10 @@ void report_show(const json_t *migration)
 	printf("started      %s\n", output_date(date, output_integer(migration, "started_at_ms")));
 	printf("total        %s\n", units_format_ms(total, output_number(migration, "total_ms")));
 	printf("pause        %s\n", units_format_ms(pause, output_number(migration, "downtime_ms")));
-	printf("sent         %s (memory %s) in %lld iterations\n",
+	long long iterations = output_integer(migration, "iterations");
+	printf("sent         %s (memory %s) in %lld iteration%s\n",
 	       units_format_bytes(sent, output_number(migration, "wire_bytes")),
-	       units_format_bytes(ram, output_number(migration, "ram_bytes")), (long long)output_integer(migration, "iterations"));
+	       units_format_bytes(ram, output_number(migration, "ram_bytes")), iterations, iterations == 1 ? "" : "s");
 	printf("transport    %s, %s\n", output_string(migration, "transport"),
 	       report_true(migration, "encrypted") ? "encrypted" : "not encrypted");
 	const json_t *phases = json_object_get(migration, "phases");

@@ -454,9 +454,9 @@ def test_progress_on_a_terminal(fake):
     process, master = on_terminal(fake, "migrate", "web1", "--to", "host-b", columns=140)
     id = fake.wait_migration()
     fake.update(id, status="copying", wire_bytes=700 << 20, progress=PROGRESS)
-    seen = read_until(master, "left")
+    seen = read_until(master, "iteration 2")
     line = seen.split("\r")[-1]
-    for words in ("web1: copying", "75 %", "700 MiB sent", "112 MiB/s", "guest writes 20.0 MiB/s", "iteration 2", "4.1 s", "about 2.8 s left"):
+    for words in ("web1: copying", "75 %", "700 MiB sent, 112 MiB/s", "guest writes 20.0 MiB/s", "iteration 2", "4.1 s", "about 2.8 s left"):
         assert words in line
     fake.update(id, **COMPLETED)
     rest = read_until(master, f"migration  {id}")
