@@ -5,8 +5,8 @@
  * ferryd has many threads, and between fork and exec the child has one thread and locks that nobody will ever release:
  * everything that needs memory or a lock is prepared before the fork (struct child_plan), the child makes system calls
  * only, and tells of a failure through a close-on-exec pipe. fork and not vfork: in a shared address space a change of
- * user clears the dumpable flag of the parent too. fork costs some 30 us a MiB of resident memory, under 1 ms for ferryd;
- * vfork costs 0.1 ms whatever the size, should ferryd grow.
+ * user clears the dumpable flag of the parent too. fork costs some 30 us a MiB of resident memory, under 1 ms for
+ * ferryd; vfork costs 0.1 ms whatever the size, should ferryd grow.
  *
  * The pid file is written by the child before it executes: there is no instant in which the program runs and a ferryd
  * that starts again would not find it. What is in it (pid and start time) does not change with exec.
@@ -234,8 +234,8 @@ static void __attribute__((noreturn)) child_run(struct child_plan *plan)
 /* The parent. */
 
 /*
- * A small environment of its own: what systemd tells ferryd (NOTIFY_SOCKET, LISTEN_FDS, JOURNAL_STREAM) is not meant for
- * its children, and what else stands there is no business of a process that runs a guest.
+ * A small environment of its own: what systemd tells ferryd (NOTIFY_SOCKET, LISTEN_FDS, JOURNAL_STREAM) is not meant
+ * for its children, and what else stands there is no business of a process that runs a guest.
  */
 static char **environment_new(void)
 {
@@ -346,7 +346,8 @@ static int spawn(const struct process_options *options, const char *program, int
 	close(take_fd(child_report_fd));
 	struct child_report report;
 	if (read_reports(report_fd, &report) < 0) {
-		error_set_errno(e, ERROR_SYSTEM, report.errnum, "cannot %s '%s'", child_step_words[report.step], program);
+		error_set_errno(e, ERROR_SYSTEM, report.errnum, "cannot %s '%s'", child_step_words[report.step],
+				program);
 		goto reap_child;
 	}
 	if (pidfd < 0) {
@@ -384,8 +385,8 @@ int process_open(const struct process_id *id, int *ret_pidfd, struct error **e)
 	if (pidfd < 0)
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot open process %d", (int)id->pid);
 	/*
-	 * Look at the start time after the pidfd is open: if the pid changed hands in between, the time is another's. If it is
-	 * the right one, the pidfd holds the right process, for it was there all along.
+	 * Look at the start time after the pidfd is open: if the pid changed hands in between, the time is another's.
+	 * If it is the right one, the pidfd holds the right process, for it was there all along.
 	 */
 	if (id->start_time != 0 && read_start_time(id->pid) != id->start_time)
 		return error_set(e, ERROR_NOT_FOUND, "process %d has ended; its number is another's now", (int)id->pid);
@@ -421,7 +422,8 @@ int process_read_pid_file(const char *path, struct process_id *ret_id, struct er
 	uint64_t pid = 0, start_time = 0;
 	if (!read_number(&at, INT_MAX, &pid) || pid == 0 || *at++ != ' ' ||
 	    !read_number(&at, UINT64_MAX, &start_time) || strcmp(at, "\n") != 0)
-		return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is not a pid file: \"PID START_TIME\" is expected", path);
+		return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is not a pid file: \"PID START_TIME\" is expected",
+				 path);
 	*ret_id = (struct process_id){.pid = (pid_t)pid, .start_time = start_time};
 	return 0;
 }

@@ -9,8 +9,8 @@
  *   - loop_source_remove() marks the source, takes it out of the epoll set and puts it on the list of the removed. The
  *     loop skips marked sources in the batch that it is working on, and frees the list just before it asks for a new
  *     batch, which can no longer name them.
- *   - The loop publishes which source's callback is running (`current`). A remove from another thread waits until that is
- *     another one; a remove from the callback itself returns at once, and the loop does not touch the source again.
+ *   - The loop publishes which source's callback is running (`current`). A remove from another thread waits until it
+ *     has ended; a remove from the callback itself returns at once, and the loop does not touch the source again.
  *
  * The lock guards the lists and `current`; it is never held while a callback runs.
  */
@@ -316,8 +316,8 @@ struct loop_source *loop_add_timer(struct loop *loop, int64_t delay_ms, int64_t 
 	return source;
 }
 
-struct loop_source *loop_add_signal(struct loop *loop, int signal_number, void (*callback)(void *user, int signal_number),
-				    void *user)
+struct loop_source *loop_add_signal(struct loop *loop, int signal_number,
+				    void (*callback)(void *user, int signal_number), void *user)
 {
 	sigset_t set;
 	sigemptyset(&set);

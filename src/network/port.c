@@ -3,16 +3,16 @@
  * A VM's port on a Linux bridge; see port.h.
  *
  * Theory of operation. The tap is put on the bridge when it is made; a shut port is one whose device is down. Then the
- * kernel refuses what QEMU writes (EIO: QEMU drops the frame, its announcement too, and nothing is queued for later), and
- * the bridge has the port in state disabled. Bringing the device up puts the port into state forwarding within the same
- * system call. The other ways are worse: a bridge port that is up and merely in state disabled or blocking is set to
- * forwarding by the kernel at the next change of carrier or of the bridge's other ports; and to enslave only when the
- * guest moves changes the bridge (promiscuous mode, MTU, features, perhaps its address) in the middle of the pause.
+ * kernel refuses what QEMU writes (EIO: QEMU drops the frame, its announcement too, and nothing is queued for later),
+ * and the bridge has the port in state disabled. Bringing the device up puts the port into state forwarding within the
+ * same system call. The other ways are worse: a bridge port that is up and merely in state disabled or blocking is set
+ * to forwarding by the kernel at the next change of carrier or of the bridge's other ports; and to enslave only when
+ * the guest moves changes the bridge (promiscuous mode, MTU, features, perhaps its address) in the middle of the pause.
  *
  * rtnetlink by hand: a request is one buffer of messages, each acknowledged, sent at once.
  *
- * With kernel STP and a forward delay on the bridge the kernel keeps a port that comes up from forwarding for twice that
- * delay; nobody can open it earlier. port_open() then says so in the log and succeeds.
+ * With kernel STP and a forward delay on the bridge the kernel keeps a port that comes up from forwarding for twice
+ * that delay; nobody can open it earlier. port_open() then says so in the log and succeeds.
  */
 #include "network/port.h"
 
@@ -48,12 +48,12 @@ struct request {
 	};
 	size_t used;
 	struct nlmsghdr *message; /* the last one, which is being written */
-	uint32_t count;		  /* messages; their numbers are 1 to count */
+	uint32_t count;           /* messages; their numbers are 1 to count */
 };
 
 /* What the kernel says to one message. */
 struct outcome {
-	int errnum;	/* 0: done */
+	int errnum;     /* 0: done */
 	char words[96]; /* its own explanation, "" when it has none */
 };
 
@@ -89,7 +89,7 @@ static struct span find_attribute(struct span attributes, unsigned int type)
 	return (struct span){0};
 }
 
-/* Room for size bytes more, zeroed, in the message that is being written. Requests are of known size: never too long. */
+/* Room for size bytes more, zeroed, in the message being written. Requests are of known size: never too long. */
 static void *request_reserve(struct request *request, size_t size)
 {
 	size_t aligned = NLMSG_ALIGN(size);
@@ -128,7 +128,8 @@ static int netlink_open(int *ret_fd, struct error **e)
 	cleanup_close int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	if (fd < 0)
 		return error_set_errno(e, ERROR_PORT, errno, "cannot open a netlink socket");
-	/* The kernel's words in errors, and acknowledgements without a copy of the request; older kernels do without. */
+	/* The kernel's words in errors, and acknowledgements without a copy of the request; older kernels do without.
+	 */
 	int on = 1;
 	setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof(on));
 	setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof(on));
@@ -151,9 +152,9 @@ static void take_acknowledgement(const struct nlmsghdr *header, struct span body
 }
 
 /*
- * Send all messages of a request and take their answers; the kernel works on each, whatever came of those before. *reply
- * (may be NULL; size is its room) gets the body of the answer that is not an acknowledgement. Negative only when netlink
- * itself fails.
+ * Send all messages of a request and take their answers; the kernel works on each, whatever came of those before.
+ * *reply (may be NULL; size is its room) gets the body of the answer that is not an acknowledgement. Negative only when
+ * netlink itself fails.
  */
 static int request_send(int fd, const struct request *request, struct outcome outcomes[REQUEST_MESSAGES_MAX],
 			unsigned char *reply, size_t *reply_size, struct error **e)
@@ -225,8 +226,8 @@ static void request_add_updown(struct request *request, int index, bool up, cons
 }
 
 /*
- * Tell the bridge that mac is behind the port, as if it had learnt it (NUD_REACHABLE: neither local nor static), so that
- * it ages, and so that the first frame from elsewhere moves it away again.
+ * Tell the bridge that mac is behind the port, as if it had learnt it (NUD_REACHABLE: neither local nor static), so
+ * that it ages, and so that the first frame from elsewhere moves it away again.
  */
 static void request_add_fdb(struct request *request, int index, const struct ether_addr *mac)
 {
@@ -260,14 +261,15 @@ static int tap_open(const char *name, int *ret_fd, struct error **e)
 	snprintf(ifreq.ifr_name, sizeof(ifreq.ifr_name), "%s", name);
 	if (ioctl(fd, TUNSETIFF, &ifreq) < 0)
 		return errno == EBUSY || errno == EEXIST
-			       ? error_set(e, ERROR_PORT, "there is a network device '%s' already: is the VM's QEMU still running?",
+			       ? error_set(e, ERROR_PORT,
+					   "there is a network device '%s' already: is the VM's QEMU still running?",
 					   name)
 			       : error_set_errno(e, ERROR_PORT, errno, "cannot make the tap '%s'", name);
 	*ret_fd = take_fd(fd);
 	return 0;
 }
 
-/* No IPv6 of the host's own on the tap: it would announce itself (MLD, router solicitations) behind the guest's port. */
+/* No IPv6 of the host's own on the tap: it would announce itself (MLD, router solicitations) to the guest. */
 static int tap_disable_ipv6(const char *name, struct error **e)
 {
 	char path[80];
@@ -345,10 +347,11 @@ int port_open(const char *name, const char *bridge, const char *mac, struct erro
 		return -1;
 	/* The guest works without the entry; its first frame teaches the bridge. */
 	if (outcomes[1].errnum == EPERM)
-		log_warning("port '%s' does not forward yet: bridge '%s' runs STP with a forward delay; set it to 0", name,
-			    bridge);
+		log_warning("port '%s' does not forward yet: bridge '%s' runs STP with a forward delay; set it to 0",
+			    name, bridge);
 	else if (outcomes[1].errnum)
-		log_warning("bridge '%s' took no forwarding entry for %s: %s", bridge, mac, strerror(outcomes[1].errnum));
+		log_warning("bridge '%s' took no forwarding entry for %s: %s", bridge, mac,
+			    strerror(outcomes[1].errnum));
 	return 0;
 }
 

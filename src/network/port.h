@@ -2,7 +2,7 @@
 /*
  * A VM's network port on a Linux bridge: a tap device whose descriptor QEMU holds. The device is not persistent: it goes
  * when the last holder of the descriptor goes, so a QEMU that has ended leaves no port behind. A shut port is enslaved but
- * forwards nothing in either direction; opening it takes one netlink message (some 100 us; forwarding has begun when
+ * forwards nothing in either direction; opening it takes one netlink message (40-200 us; forwarding has begun when
  * port_open() returns, unless the bridge runs STP with a forward delay). Errors are ERROR_PORT. Linux rtnetlink(7),
  * Documentation/networking/tuntap. Any thread; blocking for microseconds.
  */

@@ -10,10 +10,11 @@
  *
  * From any state a failure leads to CLOSED; `closed` is called only for a connection that was READY.
  *
- * A peer that floods us costs one line's memory (LINE_LIMIT_BYTES) and a share of the loop (READ_BUDGET_BYTES a turn). A
- * command whose time is up leaves the list of the pending, so its late reply finds nobody and is dropped; but it still
- * stands in QEMU's queue, so it counts in in_band_count until then. QEMU stops reading its monitor when 8 commands are
- * queued, and then even an out-of-band command would not get through: never send more than IN_BAND_MAX at once.
+ * A peer that floods us costs one line's memory (LINE_LIMIT_BYTES) and a share of the loop (READ_BUDGET_BYTES a turn).
+ * A command whose time is up leaves the list of the pending, so its late reply finds nobody and is dropped; but it
+ * still stands in QEMU's queue, so it counts in in_band_count until then. QEMU stops reading its monitor when 8
+ * commands are queued, and then even an out-of-band command would not get through: never send more than IN_BAND_MAX at
+ * once.
  *
  * The struct is kept by references: the owner's, one for each executing thread, one for the reading callback; so that
  * qmp_free() may be called from an event callback, and while other threads still wait.
@@ -61,15 +62,15 @@ struct qmp {
 	pthread_mutex_t lock; /* all below */
 	unsigned int references;
 	enum qmp_state state;
-	struct loop_source *source; /* whoever takes it away removes it: the reading callback at the end, or qmp_free() */
-	bool is_reading;	    /* the reading callback is running */
-	bool is_freed; /* by its owner: no callback any more */
+	struct loop_source *source; /* who takes it away removes it: the reading callback at the end, or qmp_free() */
+	bool is_reading; /* the reading callback is running */
+	bool is_freed;   /* by its owner: no callback any more */
 	bool has_oob;
 	char *close_reason; /* why we closed it; NULL: the peer did */
 	struct command *pending;
 	json_int_t next_sequence;
 	unsigned int in_band_count;
-	bool is_writing;	/* a thread is: nobody may put a line into the middle of its line */
+	bool is_writing;        /* a thread is: nobody may put a line into the middle of its line */
 	pthread_cond_t changed; /* state, is_reading, is_writing, in_band_count */
 
 	/* The loop's thread only. */
@@ -101,8 +102,8 @@ static void qmp_unref(struct qmp *qmp)
 }
 
 /*
- * Enter CLOSED and wake everybody. The shutdown also ends a thread's wait to write, and tells QEMU, which otherwise would
- * serve nobody else. `reason` (may be NULL) is stolen. True if the connection was in use until now.
+ * Enter CLOSED and wake everybody. The shutdown also ends a thread's wait to write, and tells QEMU, which otherwise
+ * would serve nobody else. `reason` (may be NULL) is stolen. True if the connection was in use until now.
  */
 static bool qmp_close(struct qmp *qmp, char *reason)
 {
@@ -154,7 +155,7 @@ static void qmp_take_reply(struct qmp *qmp, json_t *stolen_message)
 	cleanup_json json_t *message = stolen_message;
 	const json_t *id_value = json_object_get(message, "id");
 	if (!json_is_integer(id_value)) {
-		/* QEMU answers so when it could not even parse a line; ours are whole, so this is worth a line in the log. */
+		/* QEMU answers so when it could not even parse a line; ours are whole: worth a line in the log. */
 		cleanup_free char *text = json_text(message);
 		log_warning("QEMU's monitor answered nobody: %.200s", text);
 		return;
@@ -193,7 +194,8 @@ static void qmp_clamp_numbers(char *line, size_t length)
 			size_t digits = 1;
 			while (i + digits < length && line[i + digits] >= '0' && line[i + digits] <= '9')
 				digits++;
-			if (digits > digits_max || (digits == digits_max && memcmp(line + i, largest, digits_max) > 0)) {
+			if (digits > digits_max ||
+			    (digits == digits_max && memcmp(line + i, largest, digits_max) > 0)) {
 				memset(line + i, ' ', digits);
 				memcpy(line + i, largest, digits_max);
 			}
@@ -271,7 +273,7 @@ static bool qmp_take_lines(struct qmp *qmp, int64_t received_us, char **ret_reas
 	if (start > 0)
 		memmove(qmp->buffer, qmp->buffer + start, qmp->buffer_used);
 	qmp->buffer_searched = qmp->buffer_used;
-	if (qmp->buffer_used == 0 && qmp->buffer_size > READ_BUDGET_BYTES) { /* do not keep the room of one huge reply */
+	if (qmp->buffer_used == 0 && qmp->buffer_size > READ_BUDGET_BYTES) { /* keep no room for one huge reply */
 		qmp->buffer_size = 0;
 		free(take_ptr(qmp->buffer));
 		qmp->buffer_searched = 0;
@@ -347,12 +349,13 @@ static int set_gone(struct qmp *qmp, const char *doing, struct error **e)
 
 static int set_timeout(const char *doing, int64_t timeout_ms, struct error **e)
 {
-	return error_set(e, ERROR_TIMEOUT, "%s: QEMU's monitor did not answer within %lld ms", doing, (long long)timeout_ms);
+	return error_set(e, ERROR_TIMEOUT, "%s: QEMU's monitor did not answer within %lld ms", doing,
+			 (long long)timeout_ms);
 }
 
 /*
- * Write one line, with a descriptor beside its first byte if fd is not negative. 0 or a negative errno. A line that is cut
- * by the deadline leaves a stream that nobody can follow, so the connection is closed then.
+ * Write one line, with a descriptor beside its first byte if fd is not negative. 0 or a negative errno. A line that is
+ * cut by the deadline leaves a stream that nobody can follow, so the connection is closed then.
  */
 static int qmp_write_line(struct qmp *qmp, const char *line, size_t length, int fd, int64_t deadline_us)
 {
@@ -470,11 +473,12 @@ static int take_return(const json_t *reply, const char *name, json_t **ret, stru
 		return 0;
 	}
 	const char *description = json_string_value(json_object_get(json_object_get(reply, "error"), "desc"));
-	return error_set(e, ERROR_QEMU_QMP, "QEMU refused '%s': %s", name, description ? description : "(no reason given)");
+	return error_set(e, ERROR_QEMU_QMP, "QEMU refused '%s': %s", name,
+			 description ? description : "(no reason given)");
 }
 
-static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arguments, int fd, bool is_oob, json_t **ret,
-			   int64_t timeout_ms, struct error **e)
+static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arguments, int fd, bool is_oob,
+			   json_t **ret, int64_t timeout_ms, struct error **e)
 {
 	cleanup_json json_t *arguments = stolen_arguments;
 	assert(!loop_is_current(qmp->loop)); /* it would wait for itself */
@@ -523,13 +527,14 @@ static int qmp_execute_held(struct qmp *qmp, const char *name, json_t *arguments
 	return result;
 }
 
-int qmp_execute(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms, struct error **e)
+int qmp_execute(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms,
+		struct error **e)
 {
 	return qmp_execute_held(qmp, command, arguments, -1, false, ret, timeout_ms, e);
 }
 
-int qmp_execute_with_fd(struct qmp *qmp, const char *command, json_t *arguments, int fd, json_t **ret, int64_t timeout_ms,
-			struct error **e)
+int qmp_execute_with_fd(struct qmp *qmp, const char *command, json_t *arguments, int fd, json_t **ret,
+			int64_t timeout_ms, struct error **e)
 {
 	return qmp_execute_held(qmp, command, arguments, fd, false, ret, timeout_ms, e);
 }
@@ -592,7 +597,7 @@ void qmp_free(struct qmp *qmp)
 	if (!qmp)
 		return;
 	loop_source_remove(qmp_take_source(qmp, true));
-	/* Where the reading callback has removed the source itself, it may still be at work: no callback after our return. */
+	/* Where the reading callback has removed the source itself, it may still be at work: let it end first. */
 	if (!loop_is_current(qmp->loop)) {
 		LOCK_SCOPE(&qmp->lock);
 		while (qmp->is_reading)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Ports on a bridge, in a network namespace of the test's own (root only). Frames of an experimental type are written into
- * one tap and awaited at others, as a QEMU and its neighbours would.
+ * Ports on a bridge, in a network namespace of the test's own (root only). Frames of an experimental type are written
+ * into one tap and awaited at others, as a QEMU and its neighbours would.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,11 +28,12 @@
 #include "network/port.h"
 
 #define ARRIVAL_MS 5000 /* awaited at most; never in a test that passes */
-#define ABSENCE_MS 50	/* how long we look for a frame that must not come, after one that must */
+#define ABSENCE_MS 50   /* how long we look for a frame that must not come, after one that must */
 #define VNET_HEADER 10
 #define TEST_TYPE 0x88b5 /* IEEE: local experiments */
 
-static const char guest_mac[] = "52:54:00:00:00:01", client_mac[] = "52:54:00:00:00:02", third_mac[] = "52:54:00:00:00:03";
+static const char guest_mac[] = "52:54:00:00:00:01", client_mac[] = "52:54:00:00:00:02",
+		  third_mac[] = "52:54:00:00:00:03";
 static const char everyone[] = "ff:ff:ff:ff:ff:ff";
 
 static int control_fd = -1; /* for ioctls */
@@ -96,7 +97,7 @@ static int teardown(void **state)
 #define NEEDS_ROOT()                                                                                                   \
 	do {                                                                                                           \
 		if (geteuid() != 0) {                                                                                  \
-			print_message("# skip: only root can make network devices\n");                                   \
+			print_message("# skip: only root can make network devices\n");                                 \
 			skip();                                                                                        \
 		}                                                                                                      \
 	} while (0)
@@ -106,7 +107,8 @@ static int teardown(void **state)
 static void parse_mac(const char *text, unsigned char *at)
 {
 	unsigned int bytes[6];
-	assert_int_equal(sscanf(text, "%x:%x:%x:%x:%x:%x", &bytes[0], &bytes[1], &bytes[2], &bytes[3], &bytes[4], &bytes[5]), 6);
+	assert_int_equal(
+		sscanf(text, "%x:%x:%x:%x:%x:%x", &bytes[0], &bytes[1], &bytes[2], &bytes[3], &bytes[4], &bytes[5]), 6);
 	for (size_t i = 0; i < 6; i++)
 		at[i] = (unsigned char)bytes[i];
 }
@@ -123,7 +125,7 @@ static ssize_t send_frame(int fd, const char *from, const char *to, unsigned int
 	return write(fd, frame, sizeof(frame));
 }
 
-/* The mark of the next test frame that a tap delivers within timeout_ms; 0 when there is none. Others are passed over. */
+/* The mark of the next test frame that a tap delivers within timeout_ms, past other frames; 0 when there is none. */
 static unsigned int receive_frame(int fd, int64_t timeout_ms)
 {
 	int64_t deadline_us = clock_monotonic_us() + timeout_ms * 1000;
@@ -441,7 +443,8 @@ static void test_fresh_port_is_silent(void **state)
 		unsigned char frame[2048];
 		ssize_t n = read(guest_fd, frame, sizeof(frame));
 		if (n >= VNET_HEADER + 14 && memcmp(frame + VNET_HEADER + 6, own, sizeof(own)) == 0)
-			fail_msg("the device sent a frame of type %02x%02x", frame[VNET_HEADER + 12], frame[VNET_HEADER + 13]);
+			fail_msg("the device sent a frame of type %02x%02x", frame[VNET_HEADER + 12],
+				 frame[VNET_HEADER + 13]);
 		struct pollfd pollfd = {.fd = guest_fd, .events = POLLIN};
 		if (n < 0)
 			poll(&pollfd, 1, (int)(left_us / 1000 + 1));

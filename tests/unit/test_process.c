@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Starting, finding and ending processes. Children are /bin/sh and friends; what a child sees of itself it writes to its
- * output, which is a temporary file.
+ * Starting, finding and ending processes. Children are /bin/sh and friends; what a child sees of itself it writes to
+ * its output, which is a temporary file.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -91,9 +91,11 @@ static void test_session_folder_mask_environment(void **state)
 	(void)state;
 	setenv("FERRY_SECRET", "x", 1);
 	setenv("NOTIFY_SOCKET", "/x", 1);
-	assert_script(plain, "read pid name state parent group session rest < /proc/self/stat; "
-			     "[ $session = $$ ] && [ $group = $$ ] && echo leader; pwd; umask; echo \"$FERRY_SECRET$NOTIFY_SOCKET\"",
-		      "leader\n/\n0077\n\n");
+	assert_script(
+		plain,
+		"read pid name state parent group session rest < /proc/self/stat; "
+		"[ $session = $$ ] && [ $group = $$ ] && echo leader; pwd; umask; echo \"$FERRY_SECRET$NOTIFY_SOCKET\"",
+		"leader\n/\n0077\n\n");
 	unsetenv("FERRY_SECRET");
 	unsetenv("NOTIFY_SOCKET");
 	struct process_options options = plain;
@@ -163,10 +165,11 @@ static void test_user(void **state)
 	options.gid = 61001;
 	options.no_new_privileges = true;
 	options.memlock_bytes = 3 << 20;
-	assert_script(options,
-		      "grep -E '^(Uid|Gid|Groups|CapEff|CapPrm|NoNewPrivs):' /proc/self/status | tr '\\t' ' '; ulimit -l",
-		      "Uid: 61000 61000 61000 61000\nGid: 61001 61001 61001 61001\nGroups:  \n"
-		      "CapPrm: 0000000000000000\nCapEff: 0000000000000000\nNoNewPrivs: 1\n3072\n");
+	assert_script(
+		options,
+		"grep -E '^(Uid|Gid|Groups|CapEff|CapPrm|NoNewPrivs):' /proc/self/status | tr '\\t' ' '; ulimit -l",
+		"Uid: 61000 61000 61000 61000\nGid: 61001 61001 61001 61001\nGroups:  \n"
+		"CapPrm: 0000000000000000\nCapEff: 0000000000000000\nNoNewPrivs: 1\n3072\n");
 	options.extra_gid = 61002;
 	assert_script(options, "grep Groups: /proc/self/status | tr -d '\\t '", "Groups:61002\n");
 	assert_int_equal(geteuid(), 0);
@@ -180,12 +183,14 @@ static void test_pid_file_is_there_before_the_program_runs(void **state)
 	cleanup_free char *pid_path = xstrdup(path_of("pid"));
 	struct process_options options = plain;
 	options.pid_path = pid_path;
-	cleanup_free char *script = xasprintf("cat %s; echo $$ $(cut -d' ' -f22 /proc/$$/stat); ls %s", pid_path, folder);
+	cleanup_free char *script =
+		xasprintf("cat %s; echo $$ $(cut -d' ' -f22 /proc/$$/stat); ls %s", pid_path, folder);
 	cleanup_free char *text = run_script(options, script);
 	struct process_id id;
 	assert_int_equal(process_read_pid_file(pid_path, &id, NULL), 0);
-	cleanup_free char *wanted = xasprintf("%d %llu\n%d %llu\noutput\npid\n", id.pid, (unsigned long long)id.start_time,
-					      id.pid, (unsigned long long)id.start_time);
+	cleanup_free char *wanted =
+		xasprintf("%d %llu\n%d %llu\noutput\npid\n", id.pid, (unsigned long long)id.start_time, id.pid,
+			  (unsigned long long)id.start_time);
 	assert_string_equal(text, wanted);
 	assert_true(id.start_time > 0);
 }
@@ -194,8 +199,20 @@ static void test_pid_files_that_are_none(void **state)
 {
 	(void)state;
 	static const char *const texts[] = {
-		"", "12", "12\n", "12 \n", "12 x\n", " 12 3\n", "0 3\n", "-1 3\n", "12 3", "12 3\n\n", "12 3 4\n",
-		"99999999999 3\n", "12 99999999999999999999999\n", "abc\n",
+		"",
+		"12",
+		"12\n",
+		"12 \n",
+		"12 x\n",
+		" 12 3\n",
+		"0 3\n",
+		"-1 3\n",
+		"12 3",
+		"12 3\n\n",
+		"12 3 4\n",
+		"99999999999 3\n",
+		"12 99999999999999999999999\n",
+		"abc\n",
 	};
 	struct process_id id = {.pid = 77};
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {

@@ -194,7 +194,8 @@ static void test_enables_oob_where_offered(void **state)
 	};
 	struct fixture *fixture = *state;
 	CONNECT_OK(fixture, steps);
-	assert_int_equal(qmp_execute_oob(fixture->qmp, "yank", json_pack("{s:[]}", "instances"), NULL, LONG_MS, NULL), 0);
+	assert_int_equal(qmp_execute_oob(fixture->qmp, "yank", json_pack("{s:[]}", "instances"), NULL, LONG_MS, NULL),
+			 0);
 }
 
 static void test_does_without_oob(void **state)
@@ -287,9 +288,11 @@ static void test_split_and_merged_lines(void **state)
 	static const struct fake_qmp_step steps[] = {
 		FAKE_QMP_HELLO,
 		{FAKE_QMP_EXPECT, "one", 0},
-		{FAKE_QMP_SEND_BYTES, "{\"event\": \"A\"}\r\n\r\n{\"return\": 1, \"id\": $2}\r\n{\"event\": \"B\"}\n", 0},
+		{FAKE_QMP_SEND_BYTES, "{\"event\": \"A\"}\r\n\r\n{\"return\": 1, \"id\": $2}\r\n{\"event\": \"B\"}\n",
+		 0},
 		{FAKE_QMP_EXPECT, "two", 0},
-		{FAKE_QMP_SEND, "{\"event\": \"C\"}\n{\"event\": \"D\"}\n{\"return\": 2, \"id\": $3}\n{\"event\": \"E", 0},
+		{FAKE_QMP_SEND, "{\"event\": \"C\"}\n{\"event\": \"D\"}\n{\"return\": 2, \"id\": $3}\n{\"event\": \"E",
+		 0},
 		{FAKE_QMP_EXPECT, "three", 0},
 		{FAKE_QMP_SEND, "\"}\n{\"return\": 3, \"id\": $4}\n", 0},
 		{FAKE_QMP_EXPECT_END, NULL, 0},
@@ -353,7 +356,10 @@ static void test_refusal_carries_qemus_words(void **state)
 	static const struct fake_qmp_step steps[] = {
 		FAKE_QMP_HELLO,
 		{FAKE_QMP_EXPECT, "cont", 0},
-		{FAKE_QMP_SEND, "{\"id\": $2, \"error\": {\"class\": \"GenericError\", \"desc\": \"Failed to get \\\"write\\\" lock\"}}\n", 0},
+		{FAKE_QMP_SEND,
+		 "{\"id\": $2, \"error\": {\"class\": \"GenericError\", \"desc\": \"Failed to get \\\"write\\\" "
+		 "lock\"}}\n",
+		 0},
 		{FAKE_QMP_EXPECT, "stop", 0},
 		{FAKE_QMP_SEND, "{\"id\": $3, \"error\": 7}\n", 0},
 		{FAKE_QMP_EXPECT, "stop", 0},
@@ -373,8 +379,10 @@ static void test_numbers_too_large(void **state)
 	static const struct fake_qmp_step steps[] = {
 		FAKE_QMP_HELLO,
 		{FAKE_QMP_EXPECT, "big", 0},
-		{FAKE_QMP_SEND, "{\"return\": [18446744073709551615, 9223372036854775807, \"a\\\"18446744073709551615\", -1, 42], "
-				"\"id\": $2}\n", 0},
+		{FAKE_QMP_SEND,
+		 "{\"return\": [18446744073709551615, 9223372036854775807, \"a\\\"18446744073709551615\", -1, 42], "
+		 "\"id\": $2}\n",
+		 0},
 		{FAKE_QMP_EXPECT_END, NULL, 0},
 	};
 	struct fixture *fixture = *state;
@@ -386,7 +394,8 @@ static void test_replies_to_nobody_are_ignored(void **state)
 {
 	static const struct fake_qmp_step steps[] = {
 		FAKE_QMP_HELLO,
-		{FAKE_QMP_SEND, "{\"return\": {}, \"id\": 123456}\n{\"error\": {\"desc\": \"parse\"}}\n{\"id\": \"x\"}\n", 0},
+		{FAKE_QMP_SEND,
+		 "{\"return\": {}, \"id\": 123456}\n{\"error\": {\"desc\": \"parse\"}}\n{\"id\": \"x\"}\n", 0},
 		{FAKE_QMP_EXPECT, "stop", 0},
 		{FAKE_QMP_SEND, "{\"return\": {}, \"id\": $2}\n", 0},
 		{FAKE_QMP_EXPECT_END, NULL, 0},
@@ -408,8 +417,8 @@ static void test_passes_a_descriptor(void **state)
 	CONNECT_OK(fixture, steps);
 	int fds[2];
 	assert_int_equal(pipe(fds), 0);
-	assert_int_equal(qmp_execute_with_fd(fixture->qmp, "getfd", json_pack("{s:s}", "fdname", "m"), fds[0], NULL, LONG_MS,
-					     NULL),
+	assert_int_equal(qmp_execute_with_fd(fixture->qmp, "getfd", json_pack("{s:s}", "fdname", "m"), fds[0], NULL,
+					     LONG_MS, NULL),
 			 0);
 	struct stat mine, theirs;
 	assert_int_equal(fstat(fds[0], &mine), 0); /* still ours */
@@ -439,8 +448,10 @@ static void test_no_more_than_seven_in_band(void **state)
 		{FAKE_QMP_EXPECT, "exec-oob:yank", 0},
 		{FAKE_QMP_SEND, "{\"return\": {}, \"id\": $9}\n{\"return\": 1, \"id\": $2}\n", 0},
 		{FAKE_QMP_EXPECT, "c", 0},
-		{FAKE_QMP_SEND, "{\"return\": 1, \"id\": $3}\n{\"return\": 1, \"id\": $4}\n{\"return\": 1, \"id\": $5}\n", 0},
-		{FAKE_QMP_SEND, "{\"return\": 1, \"id\": $6}\n{\"return\": 1, \"id\": $7}\n{\"return\": 1, \"id\": $8}\n", 0},
+		{FAKE_QMP_SEND,
+		 "{\"return\": 1, \"id\": $3}\n{\"return\": 1, \"id\": $4}\n{\"return\": 1, \"id\": $5}\n", 0},
+		{FAKE_QMP_SEND,
+		 "{\"return\": 1, \"id\": $6}\n{\"return\": 1, \"id\": $7}\n{\"return\": 1, \"id\": $8}\n", 0},
 		{FAKE_QMP_SEND, "{\"return\": 1, \"id\": $10}\n", 0},
 		{FAKE_QMP_EXPECT_END, NULL, 0},
 	};
@@ -496,7 +507,11 @@ static void test_reply_then_death(void **state)
 static void test_garbage_closes(void **state)
 {
 	static const char *const garbage[] = {
-		"hello\n", "{\"return\": {}, \"id\": \n", "[1]\n", "{\"event\": \"A\", \"event\": \"B\"}\n", "{\"event\": \"\xff\"}\n",
+		"hello\n",
+		"{\"return\": {}, \"id\": \n",
+		"[1]\n",
+		"{\"event\": \"A\", \"event\": \"B\"}\n",
+		"{\"event\": \"\xff\"}\n",
 	};
 	struct fixture *fixture = *state;
 	for (size_t i = 0; i < sizeof(garbage) / sizeof(garbage[0]); i++) {
@@ -617,7 +632,8 @@ static void test_free_from_an_event(void **state)
 /* Free and the peer's death at once, many times: each resource is let go once, whoever comes first. */
 static void test_free_races_with_death(void **state)
 {
-	static const struct fake_qmp_step steps[] = {FAKE_QMP_HELLO, {FAKE_QMP_GATE, NULL, 0}, {FAKE_QMP_CLOSE, NULL, 0}};
+	static const struct fake_qmp_step steps[] = {
+		FAKE_QMP_HELLO, {FAKE_QMP_GATE, NULL, 0}, {FAKE_QMP_CLOSE, NULL, 0}};
 	struct fixture *fixture = *state;
 	for (int i = 0; i < 300; i++) {
 		CONNECT_OK(fixture, steps);

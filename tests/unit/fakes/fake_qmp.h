@@ -34,8 +34,12 @@ struct fake_qmp_step {
 };
 
 #define FAKE_QMP_GREETING_OOB                                                                                          \
-	{FAKE_QMP_SEND, "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}}, "           \
-			"\"capabilities\": [\"oob\"]}}\r\n", 0}
+	{                                                                                                              \
+		FAKE_QMP_SEND,                                                                                         \
+			"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}}, "            \
+			"\"capabilities\": [\"oob\"]}}\r\n",                                                           \
+			0                                                                                              \
+	}
 /* The three steps with which every ordinary connection begins; the command is $1. */
 #define FAKE_QMP_HELLO                                                                                                 \
 	FAKE_QMP_GREETING_OOB, {FAKE_QMP_EXPECT, "qmp_capabilities {\"enable\": [\"oob\"]}", 0},                       \
