@@ -6,7 +6,7 @@
 
 What is where: lab.py (class Lab), hosts.py (one host's namespaces), holder.py (runs inside and keeps them), links.py
 (networks, rates, delays, cuts), daemon.py (ferryd, certificates, configuration), probe.py (round trip and TCP rate),
-processes.py (finding and ending what is ours), cli.py (the command), guest.py (guests).
+processes.py (finding and ending what is ours), cli.py (the command), guest.py (guests), qemu.py (what these run on).
 """
 
 from .errors import LabError

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from . import qemu
 from .errors import LabError
 from .lab import Lab
 
@@ -13,8 +14,9 @@ from .lab import Lab
 def command_up(arguments):
     lab = Lab(arguments.name)
     lab.up(hosts=arguments.hosts, rate=arguments.rate, delay=arguments.delay, trusted=arguments.trusted,
-           ferryd=not arguments.no_ferryd)
-    print(f"lab {lab.name!r} is up: " + ", ".join(f"{host.name} {host.address}" for host in lab.hosts))
+           ferryd=not arguments.no_ferryd, with_qemu=arguments.qemu)
+    print(f"lab {lab.name!r} is up: " + ", ".join(f"{host.name} {host.address}" for host in lab.hosts)
+          + (f"; QEMU {lab.qemu.version}" if lab.qemu else ""))
     return 0
 
 
@@ -37,13 +39,14 @@ def command_status(arguments):
     hosts = [{"name": host.name, "address": host.address, "up": host.is_up(), "ferryd_pid": lab.ferryd_pid(host)}
              for host in lab.hosts]
     status = {"name": lab.name, "path": lab.path, "up": lab.is_up(), "rate_bits": lab.rate_bits,
-              "delay_us": lab.delay_us, "trusted": lab.trusted, "hosts": hosts, "forwarder": lab.forwarder_stats()}
+              "delay_us": lab.delay_us, "trusted": lab.trusted, "hosts": hosts, "qemu": qemu.to_state(lab.qemu), "forwarder": lab.forwarder_stats()}
     if arguments.output == "json":
         print(json.dumps(status, indent=1))
         return 0 if status["up"] else 1
     print(f"lab {lab.name!r} is {'up' if status['up'] else 'not up'}"
           + (f", {lab.rate_bits / 1e6:g} Mbit/s" if lab.rate_bits else "")
-          + (f", {lab.delay_us / 1e3:g} ms round trip" if lab.delay_us else ""))
+          + (f", {lab.delay_us / 1e3:g} ms round trip" if lab.delay_us else "")
+          + (f", QEMU {lab.qemu.version}" if lab.qemu else ""))
     for host in hosts:
         print(f"  {host['name']:8} {host['address']:13} {'up' if host['up'] else 'gone':5} "
               + (f"ferryd {host['ferryd_pid']}" if host["ferryd_pid"] else "no ferryd"))
@@ -79,6 +82,7 @@ def parser():
                      "(half of it each way); default: none")
     sub.add_argument("--trusted", action="store_true", help="ferryd may send in plain text on this network")
     sub.add_argument("--no-ferryd", action="store_true", help="hosts and links only")
+    sub.add_argument("--qemu", choices=qemu.CHOICES, help="what guests run on; default: see lab/lab qemu --help")
 
     sub = verb("exec", command_exec, "run a command in a host, the client or the switch")
     sub.add_argument("host", metavar="HOST", help="host-a, host-b, …, client or sw")
@@ -91,6 +95,7 @@ def parser():
     sub.add_argument("--output", choices=("text", "json"), default="text")
 
     verbs.add_parser("guest", add_help=False, help="build a guest and print the path of its definition")
+    verbs.add_parser("qemu", add_help=False, help="fetch the QEMU that guests run on")
     return top
 
 
@@ -98,6 +103,8 @@ def main(argv):
     try:
         if argv[:1] == ["guest"]:
             return command_guest(argv[1:])
+        if argv[:1] == ["qemu"]:
+            return qemu.main(argv[1:])
         arguments = parser().parse_args(argv)
         return arguments.function(arguments)
     except LabError as error:

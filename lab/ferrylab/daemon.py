@@ -23,6 +23,8 @@ def configuration(lab, host):
         "data": {"address": host.address, "native_ports": "49152-49215"},
         "qemu": {"accelerator": os.environ.get("FERRY_LAB_ACCEL", "tcg"), "user": GUEST_USER},
     }
+    if lab.qemu:
+        sections["qemu"]["binary"] = lab.qemu.binary
     if lab.trusted:
         sections["data"]["trusted"] = "198.18.0.0/24"
     for section, keys in lab.config.items():

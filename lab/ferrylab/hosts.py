@@ -12,6 +12,7 @@ import subprocess
 import sys
 import uuid
 
+from . import qemu
 from .errors import LabError
 from .processes import Process
 
@@ -104,6 +105,8 @@ class Host:
             # Straight on the disk that the build directory is on, so that a journal is as durable as it says.
             for source, path in (("etc", "/etc/ferry"), ("lib", "/var/lib/ferry"), ("local", "/srv/local")):
                 spec["binds"].append({"source": os.path.join(self.path, source), "path": path})
+            if self.lab.qemu and self.lab.qemu.folder:
+                spec["binds"].append({"source": self.lab.qemu.folder, "path": qemu.IN_HOSTS})
         spec["files"] = {
             "/etc/hostname": self.name + "\n",
             "/etc/hosts": "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for address, name in names),
