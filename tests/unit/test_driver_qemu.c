@@ -22,6 +22,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -174,11 +175,30 @@ static int setup(void **state)
 	return 0;
 }
 
+/* What a test that failed has left running. Its own struct machine is lost, and with the loop goes its last user. */
+static void end_left_over(const struct site *site)
+{
+	DIR *machines = opendir(site->run_folder);
+	const struct dirent *entry;
+	while (machines && (entry = readdir(machines))) {
+		cleanup_free char *path = xasprintf("%s/%s/pid", site->run_folder, entry->d_name);
+		cleanup_close int pidfd = -1;
+		struct process_id id;
+		if (entry->d_name[0] != '.' && process_read_pid_file(path, &id, NULL) == 0 &&
+		    process_open(&id, &pidfd, NULL) == 0 && process_signal(pidfd, SIGKILL, NULL) == 0)
+			(void)process_wait(pidfd, 10000);
+	}
+	if (machines)
+		closedir(machines);
+}
+
 static int teardown(void **state)
 {
 	(void)state;
 	if (!loop)
 		return 0;
+	end_left_over(&a);
+	end_left_over(&b);
 	loop_quit(loop);
 	pthread_join(loop_thread, NULL);
 	loop_free(loop);
@@ -883,6 +903,100 @@ static void test_nobody_listens(void **state)
 	definition_free(definition);
 }
 
+/*
+ * A boot sector that enters protected mode, says '!' on the serial line and then increments a word in each of 128 pages
+ *at 2 MiB for ever, with a pause between two pages: cli; xor ax,ax; mov ds,ax; lgdt [gdtr]; mov eax,cr0; or al,1; mov
+ *cr0,eax; jmp 8:pm pm: mov ax,0x10; mov ds,ax; mov dx,0x3f8; mov al,'!'; out dx,al again: mov edi,0x200000 next: inc
+ *dword [edi]; mov ecx,2000; delay: dec ecx; jnz delay add edi,4096; cmp edi,0x280000; jb next; jmp again
+ */
+static const unsigned char writer[] = {
+	/* clang-format off */
+	0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x66, 0x0f, 0x01, 0x16, 0x60, 0x7c, 0x0f, 0x20, 0xc0, 0x0c, 0x01,
+	0x0f, 0x22, 0xc0, 0x66, 0xea, 0x1b, 0x7c, 0x00, 0x00, 0x08, 0x00, 0x66, 0xb8, 0x10, 0x00, 0x8e,
+	0xd8, 0x66, 0xba, 0xf8, 0x03, 0xb0, 0x21, 0xee, 0xbf, 0x00, 0x00, 0x20, 0x00, 0xff, 0x07, 0xb9,
+	0xd0, 0x07, 0x00, 0x00, 0x49, 0x75, 0xfd, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, 0x81, 0xff, 0x00,
+	0x00, 0x28, 0x00, 0x72, 0xe8, 0xeb, 0xe1, 0x90, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+	0xff, 0xff, 0x00, 0x00, 0x00, 0x9a, 0xcf, 0x00, 0xff, 0xff, 0x00, 0x00, 0x00, 0x92, 0xcf, 0x00,
+	0x17, 0x00, 0x48, 0x7c,
+	/* clang-format on */
+};
+#define WRITER_FIRST_BYTE (2 << 20)
+#define WRITER_BYTES (128 * 4096)
+
+static char *read_guest_memory(struct machine *machine, const char *path)
+{
+	char *memory = NULL;
+	size_t length = 0;
+	OK(machine_command(
+		machine, "pmemsave",
+		json_pack("{s:i, s:i, s:s}", "val", WRITER_FIRST_BYTE, "size", WRITER_BYTES, "filename", path), e));
+	OK(file_read(path, WRITER_BYTES, &memory, &length, e));
+	assert_int_equal(length, WRITER_BYTES);
+	unlink(path);
+	return memory;
+}
+
+/* Every write of the guest arrives, over many passes: QEMU 7.2 loses some of an emulated guest's without the two pages
+ * more that qemu_arguments.c gives it. */
+static void test_no_write_is_lost(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	cleanup_free char *disk = xasprintf("%s/writer", folder);
+	char sector[512] = {0};
+	memcpy(sector, writer, sizeof(writer));
+	sector[510] = 0x55;
+	sector[511] = (char)0xaa;
+	cleanup_free char *dumps = xasprintf("%s/dumps", folder);
+	OK(file_make_folders(dumps, 0700, e));
+	assert_int_equal(chown(dumps, QEMU_UID, QEMU_UID), 0);
+	cleanup_free char *dump = xasprintf("%s/memory", dumps);
+	cleanup_free char *more =
+		xasprintf("\"disks\": [{\"target\": \"vda\", \"path\": \"%s\", \"format\": \"raw\"}]", disk);
+	OK(file_write_atomic(disk, sector, sizeof(sector), 0600, e));
+	assert_int_equal(truncate(disk, 1 << 20), 0); /* the BIOS boots from no smaller one */
+
+	struct definition *definition = define(more);
+	struct move_options move = {.channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 4000000};
+	struct machine *source = NULL;
+	OK(driver->start(&a.host, definition, true, NULL, &source, e));
+	cleanup_free char *console = machine_path(source, "console.sock");
+	cleanup_close int fd = -1;
+	char said = 0;
+	OK(socket_connect_unix(console, &fd, e));
+	const struct timeval patience = {.tv_sec = LONG_US / 1000000};
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+	OK(driver->resume(source, e));
+	while (said != '!')
+		assert_int_equal(read(fd, &said, 1), 1);
+
+	struct machine *destination = start_incoming(driver->definition(source), &move);
+	OK(driver->move_prepare(source, &move, e));
+	OK(driver->move_start(source, &move, e));
+	struct machine_state now;
+	do {
+		driver->state(source, &now);
+		if (now.pass < 6 && now.move != MOVE_PRE_SWITCHOVER)
+			assert_true(driver->wait_change(source, now.change, clock_monotonic_us() + LONG_US));
+	} while (now.pass < 6 && now.move != MOVE_PRE_SWITCHOVER);
+	OK(driver->move_set_downtime_limit(source, 2000, e));
+	wait_for(source, 0, MASK(MOVE_PRE_SWITCHOVER));
+	OK(driver->move_continue(source, e));
+	wait_for(source, MASK(MACHINE_HANDED_OVER), 0);
+	OK(driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
+	cleanup_free char *sent = read_guest_memory(source, dump);
+	cleanup_free char *arrived = read_guest_memory(destination, dump);
+	assert_true(sent[0] != 0 || sent[1] != 0 || sent[2] != 0);
+	unsigned int wrong = 0;
+	for (size_t i = 0; i < WRITER_BYTES; i += 4096)
+		wrong += memcmp(sent + i, arrived + i, 4096) != 0;
+	if (wrong)
+		fail_msg("%u of %d pages differ after %u passes", wrong, WRITER_BYTES / 4096, now.pass);
+	end(source);
+	end(destination);
+	definition_free(definition);
+}
+
 static size_t count_descriptors(void)
 {
 	size_t count = 0;
@@ -932,6 +1046,7 @@ int main(void)
 		cmocka_unit_test(test_restart_during_move),
 		cmocka_unit_test(test_port_taken),
 		cmocka_unit_test(test_nobody_listens),
+		cmocka_unit_test(test_no_write_is_lost),
 		cmocka_unit_test(test_no_descriptor_leaks),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
