@@ -903,14 +903,17 @@ static void test_nobody_listens(void **state)
 	definition_free(definition);
 }
 
+/* clang-format off */
 /*
- * A boot sector that enters protected mode, says '!' on the serial line and then increments a word in each of 128 pages
- *at 2 MiB for ever, with a pause between two pages: cli; xor ax,ax; mov ds,ax; lgdt [gdtr]; mov eax,cr0; or al,1; mov
- *cr0,eax; jmp 8:pm pm: mov ax,0x10; mov ds,ax; mov dx,0x3f8; mov al,'!'; out dx,al again: mov edi,0x200000 next: inc
- *dword [edi]; mov ecx,2000; delay: dec ecx; jnz delay add edi,4096; cmp edi,0x280000; jb next; jmp again
+ * A boot sector that enters protected mode, says '!' on the serial line and then increments a word in each of 128 pages at
+ * 2 MiB for ever, with a pause between two pages:
+ *	cli; xor ax,ax; mov ds,ax; lgdt [gdtr]; mov eax,cr0; or al,1; mov cr0,eax; jmp 8:pm
+ *	pm: mov ax,0x10; mov ds,ax; mov dx,0x3f8; mov al,'!'; out dx,al
+ *	again: mov edi,0x200000
+ *	next: inc dword [edi]; mov ecx,2000; delay: dec ecx; jnz delay
+ *	add edi,4096; cmp edi,0x280000; jb next; jmp again
  */
 static const unsigned char writer[] = {
-	/* clang-format off */
 	0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x66, 0x0f, 0x01, 0x16, 0x60, 0x7c, 0x0f, 0x20, 0xc0, 0x0c, 0x01,
 	0x0f, 0x22, 0xc0, 0x66, 0xea, 0x1b, 0x7c, 0x00, 0x00, 0x08, 0x00, 0x66, 0xb8, 0x10, 0x00, 0x8e,
 	0xd8, 0x66, 0xba, 0xf8, 0x03, 0xb0, 0x21, 0xee, 0xbf, 0x00, 0x00, 0x20, 0x00, 0xff, 0x07, 0xb9,
@@ -918,8 +921,8 @@ static const unsigned char writer[] = {
 	0x00, 0x28, 0x00, 0x72, 0xe8, 0xeb, 0xe1, 0x90, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
 	0xff, 0xff, 0x00, 0x00, 0x00, 0x9a, 0xcf, 0x00, 0xff, 0xff, 0x00, 0x00, 0x00, 0x92, 0xcf, 0x00,
 	0x17, 0x00, 0x48, 0x7c,
-	/* clang-format on */
 };
+/* clang-format on */
 #define WRITER_FIRST_BYTE (2 << 20)
 #define WRITER_BYTES (128 * 4096)
 
