@@ -205,6 +205,16 @@ def _fetch_libraries(scratch, root):
     return len(seen) > len(PACKAGES)
 
 
+def _hide_other_modules(target):
+    """QEMU looks into the folder of the machine's own QEMU for modules that are not in ours, and aborts on those of
+    another build as soon as somebody asks it for all of its types, as libvirt does. What is empty it only skips."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir("/" + LIBRARIES + "/qemu"):
+            place = target / "root" / LIBRARIES / "qemu" / name
+            if name.endswith(".so") and not place.exists():
+                place.touch()
+
+
 def _fetch(target, say):
     """Everything into a folder that gets its name when it is whole."""
     scratch = Path(tempfile.mkdtemp(prefix="qemu-tmp-", dir=target.parent))
@@ -242,7 +252,9 @@ def _locked(path):
 def _backports(build, say, insist):
     target = build / "qemu"
     with contextlib.suppress(FileNotFoundError):
-        return Qemu("backports", (target / "version").read_text().strip(), IN_HOSTS + "/qemu-system-x86_64", str(target))
+        version = (target / "version").read_text().strip()
+        _hide_other_modules(target)  # each time: more of them may have been installed
+        return Qemu("backports", version, IN_HOSTS + "/qemu-system-x86_64", str(target))
     failure = build / "qemu.failure"
     with _locked(build / "qemu.lock"):
         if not (target / "version").exists():
