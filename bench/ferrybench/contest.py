@@ -15,6 +15,7 @@ from ferrylab import guest as lab_guest
 from . import floor as floors
 from .cases import BASELINES
 from .ferry import Ferry
+from .machine import GuestLost
 from .measure import Heartbeats, move
 from .rows import human
 from .virsh import Virsh, start_daemon
@@ -26,8 +27,8 @@ MAX_DOWNTIME_MS = 30
 class Contest:
     """For cases that differ by their link only."""
 
-    def __init__(self, case, variant, only=None, lab_name="bench", say=print):
-        self.case, self.variant, self.only, self.say = case, variant, only, say
+    def __init__(self, case, variant, qemu, only=None, lab_name="bench", say=print):
+        self.case, self.variant, self.qemu, self.only, self.say = case, variant, qemu, only, say
         self.lab = Lab(lab_name)
         self.sides = {}  # "ferry", "virsh" → driver
         self.active = None
@@ -37,7 +38,7 @@ class Contest:
     def __enter__(self):
         with_ferry, with_virsh = self.only in (None, "ferry"), self.only in (None, "virsh")
         started = time.monotonic()
-        self.lab.up(hosts=2, trusted=self.variant == "plain", ferryd=with_ferry)
+        self.lab.up(hosts=2, trusted=self.variant == "plain", ferryd=with_ferry, with_qemu=self.qemu.which)
         try:
             self.beats = Heartbeats(self.lab)
             if with_virsh:
@@ -106,6 +107,26 @@ class Contest:
             driver.resume()
             self.active = driver
 
+    def _revive(self, driver):
+        """After a move, or its lost memory, has killed the guest: the others' figures are still wanted."""
+        self.say("    booting the guest anew")
+        driver.stop()
+        self.beats.ask("mark")
+        driver.start(driver.host)
+        self.beats.wait(driver.address, 1, BOOT_S)
+
+    def _move(self, driver, name, case, cap_s):
+        for attempt in range(2):
+            driver.set_max_downtime(MAX_DOWNTIME_MS if name == "virsh-maxdowntime" else None)
+            to = next(host for host in self.lab.hosts if host is not driver.host)
+            try:
+                return move(driver, self.beats, to, case.dirty_bytes_per_s, cap_s)
+            except GuestLost as error:
+                if attempt:
+                    raise
+                self.say(f"    {name}: {error}, before this move")
+                self._revive(driver)
+
     def run(self, case, runs, cap_s, baselines=BASELINES):
         """Returns contender's name → list of moves."""
         names = (["ferry"] if "ferry" in self.sides else []) + (list(baselines) if "virsh" in self.sides else [])
@@ -114,9 +135,7 @@ class Contest:
             for name in names if number % 2 == 0 else reversed(names):
                 driver = self.sides["ferry" if name == "ferry" else "virsh"]
                 self._activate(driver)
-                driver.set_max_downtime(MAX_DOWNTIME_MS if name == "virsh-maxdowntime" else None)
-                to = next(host for host in self.lab.hosts if host is not driver.host)
-                result = move(driver, self.beats, to, case.dirty_bytes_per_s, cap_s)
+                result = self._move(driver, name, case, cap_s)
                 moves[name].append(result)
                 self.say(f"{number + 1}/{runs} {name:18} {result['from']} -> {result['to']}: "
                          + ", ".join(f"{metric} {human(result[metric], unit)}" for metric, unit in (
@@ -124,4 +143,6 @@ class Contest:
                              ("cpu", "s"))))
                 for note in result["notes"]:
                     self.say(f"    {name}: {note}")
+                if result["dead"]:
+                    self._revive(driver)
         return moves

@@ -2,6 +2,7 @@
 """Ferry's own side: the `ferry` command, as a user has it."""
 
 import json
+import os
 
 from .machine import BenchError
 
@@ -19,9 +20,13 @@ class Ferry:
         return (host or self.host).run(["ferry", *words], timeout=timeout).stdout
 
     def start(self, host):
-        self._ferry("vm", "define", self.path, host=host)
+        if self.host is None:
+            self._ferry("vm", "define", self.path, host=host)
         self._ferry("vm", "start", self.name, host=host)
         self.host = host
+
+    def stop(self):
+        self._ferry("vm", "stop", self.name)
 
     def pause(self):
         self._ferry("vm", "pause", self.name)
@@ -30,7 +35,16 @@ class Ferry:
         self._ferry("vm", "resume", self.name)
 
     def qemu_pid(self):
-        return json.loads(self._ferry("vm", "show", self.name, "--output", "json"))["pid"]
+        """Found by its name in its command line, among the processes of its host."""
+        name, space = f"guest={self.name},".encode(), os.stat(f"/proc/{self.host.holder.pid}/ns/net").st_ino
+        for entry in os.listdir("/proc"):
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    if entry.isdigit() and name in file.read() and os.stat(f"/proc/{entry}/ns/net").st_ino == space:
+                        return int(entry)
+            except OSError:
+                pass
+        raise BenchError(f"no QEMU of {self.name} on {self.host.name}")
 
     def set_max_downtime(self, _milliseconds):
         """ferryd decides by itself."""

@@ -129,7 +129,7 @@ class _Qemu:
     """A QEMU without a guest's system, with QMP on its standard streams."""
 
     def __init__(self, host, *more):
-        self.process = host.popen(["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine",
+        self.process = host.popen([host.lab.qemu.binary, "-nodefaults", "-no-user-config", "-display", "none", "-machine",
                                    "pc,accel=tcg", "-m", "64", "-qmp", "stdio", *more], text=True,
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self.until("QMP")

@@ -16,6 +16,10 @@ class BenchError(Exception):
     """What the user is told, in one line."""
 
 
+class GuestLost(BenchError):
+    """A guest is not heard of any more."""
+
+
 # libvirt's programs only. Without libvirt-daemon-system, which would start a daemon on this machine.
 PACKAGES = {"libvirtd": "libvirt-daemon", "virsh": "libvirt-clients",
             "/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so": "libvirt-daemon-driver-qemu"}
@@ -60,12 +64,12 @@ def _version(*command):
     return found.group(0) if found else "-"
 
 
-def describe():
-    """One line for above the table."""
+def describe(qemu):
+    """One line for above the table. qemu: which one runs the guests, of both sides."""
     memory = int(_first("/proc/meminfo", r"^MemTotal:\s+(\d+)") or 0) / 2**20
     model = _first("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.machine()
     return (f"{len(os.sched_getaffinity(0))} cores ({model.strip()}), {memory:.0f} GiB, Linux {platform.release()}, "
-            f"QEMU {_version('qemu-system-x86_64', '--version')} (TCG), libvirt {_version('virsh', '--version')}; "
+            f"QEMU {qemu.version} (TCG), libvirt {_version('virsh', '--version')}; "
             "both hosts, their guests and their links (veth) share this one machine")
 
 

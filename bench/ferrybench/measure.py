@@ -16,13 +16,13 @@ import time
 
 from ferrylab import guest as lab_guest
 
-from .machine import BenchError, spent_seconds
+from .machine import BenchError, GuestLost, spent_seconds
 
 CONTROL = "/run/lab/heartbeat"
 STEADY_BEATS = 1000
 STEADY_TRIES = 20
 STEADY_GAP_MS = 40
-AFTER_BEATS = 200
+AFTER_BEATS, AFTER_S = 200, 30
 
 
 class Heartbeats:
@@ -46,7 +46,7 @@ class Heartbeats:
         try:
             return self._of(self.ask(f"wait {address} {beats}", timeout), address)
         except socket.timeout:
-            raise BenchError(f"the guest at {address} is not heard of within {timeout} s") from None
+            raise GuestLost(f"the guest at {address} is not heard of within {timeout} s") from None
 
     def report(self, address):
         return self._of(self.ask("report"), address)
@@ -59,7 +59,7 @@ class Heartbeats:
             raise BenchError(f"the client has heard nothing of {address}: {json.dumps(report)[:300]}")
         return max(found, key=lambda guest: guest["last_ns"])
 
-    def steady(self, address, dirty_bytes_per_s, timeout=120):
+    def steady(self, address, dirty_bytes_per_s, timeout=60):
         """Until a second has passed in which the guest was heard without a gap, as often as it ever was, and wrote
         what it should. Returns (whether it came to that, CPU seconds a second spent meanwhile)."""
         for _ in range(STEADY_TRIES):
@@ -89,11 +89,12 @@ def blackouts(counts, start_ns, end_ns):
 
 
 def move(driver, beats, to, dirty_bytes_per_s, cap_s):
-    """Moves the driver's guest to the host `to`, and returns a dictionary with all metrics, `ended` and `notes`."""
+    """Moves the driver's guest to the host `to`, and returns a dictionary with all metrics, `ended`, `dead` and `notes`."""
     notes = []
     steady, cpu_rate = beats.steady(driver.address, dirty_bytes_per_s)
     if not steady:
         notes.append("the guest did not get steady before the move: is the machine busy otherwise?")
+    known = beats.report(driver.address)
     source, command = driver.host, driver.move_command(to)
     sent = driver.lab.link_stats(source)["tx_bytes"]
     beats.ask("mark")
@@ -106,7 +107,7 @@ def move(driver, beats, to, dirty_bytes_per_s, cap_s):
         wall_s, ended = cap_s, False
     end_ns, spent = time.time_ns(), spent_seconds() - spent
     sent = driver.lab.link_stats(source)["tx_bytes"] - sent
-    result = {"wall": wall_s * 1000, "bytes": sent, "cpu": spent - cpu_rate * wall_s, "ended": ended, "notes": notes,
+    result = {"wall": wall_s * 1000, "bytes": sent, "cpu": spent - cpu_rate * wall_s, "ended": ended, "dead": False, "notes": notes,
               "qemu": None, "overhead": None, "downtime": None, "blackout": None, "from": source.name, "to": to.name}
     if not ended:
         notes.append(f"did not end within {cap_s} s and was aborted")
@@ -119,17 +120,25 @@ def move(driver, beats, to, dirty_bytes_per_s, cap_s):
     result.update(driver.reported(stdout, to))
     if result["qemu"] is not None:
         result["overhead"] = result["wall"] - result["qemu"]
-    heard = beats.wait(driver.address, AFTER_BEATS, 60)
+    try:
+        # So many more than there were when the command ended: only then has the guest been heard behind the pause.
+        heard = beats.report(driver.address)["since_mark"]["received"]
+        heard = beats.wait(driver.address, heard + AFTER_BEATS, AFTER_S)
+    except GuestLost:
+        notes.append(f"the guest is dead: nothing heard for {AFTER_S} s after the move")
+        result["dead"] = True
+        return result
     counts = heard["since_mark"]
     gaps = blackouts(counts, start_ns, end_ns)
     result["blackout"] = gaps[0][0] if gaps else counts["max_gap_ms"]
     result["gaps"] = gaps[:10]
     result["guest"] = {key: counts[key] for key in ("received", "lost", "doubled", "two_copies", "reordered",
                                                     "pages_checked", "late_beats")}
-    for key in ("pages_wrong", "clock_back"):
-        result["guest"][key] = heard[key]
-    for key, words in (("pages_wrong", "pages with wrong content"), ("clock_back", "times the clock went back"),
-                       ("two_copies", "beats from a second copy of the guest")):
+    if counts["two_copies"]:
+        notes.append(f"{counts['two_copies']} beats from a second copy of the guest")
+    # Found in its own time, by the guest: these may be of an earlier move.
+    for key, words in (("pages_wrong", "pages with wrong content"), ("clock_back", "times its clock went back")):
+        result["guest"][key] = heard[key] - known[key]
         if result["guest"][key]:
-            notes.append(f"{result['guest'][key]} {words}")
+            notes.append(f"the guest has found {result['guest'][key]} {words}")
     return result

@@ -83,14 +83,15 @@ def start_daemon(host, timeout=60):
             os.close(ended)
     os.unlink(outside)
     # It looks at QEMU's binary once and remembers: not in the first measured move.
-    host.run(["virsh", "-q", "domcapabilities", "--virttype", "qemu"], env=ENVIRONMENT)
+    host.run(["virsh", "-q", "domcapabilities", "--virttype", "qemu", "--emulatorbin", host.lab.qemu.binary],
+             env=ENVIRONMENT)
     return daemon
 
 
 ENVIRONMENT = {"LIBVIRT_DEFAULT_URI": "qemu:///system", "LC_ALL": "C"}
 
 
-def domain_xml(definition, emulator="/usr/bin/qemu-system-x86_64"):
+def domain_xml(definition, emulator):
     """A libvirt domain for a definition of ours; knows the keys that the lab's guests use."""
     d = definition
     disks = "".join(
@@ -128,9 +129,12 @@ class Virsh:
     def start(self, host):
         path = f"/run/lab/{self.name}.xml"
         with open(host.outside(path), "w", encoding="utf-8") as file:
-            file.write(domain_xml(self.definition))
+            file.write(domain_xml(self.definition, self.lab.qemu.binary))
         self._virsh("create", path, host=host)
         self.host = host
+
+    def stop(self):
+        self._virsh("destroy", self.name)
 
     def pause(self):
         self._virsh("suspend", self.name)
@@ -163,4 +167,5 @@ class Virsh:
         found = dict(re.findall(r"^(Time elapsed|Total downtime):\s+(\d+)\s+ms", text, re.M))
         if len(found) != 2:
             raise BenchError(f"virsh domjobinfo does not say how long it took:\n{text}")
-        return {"qemu": float(found["Time elapsed"]), "downtime": float(found["Total downtime"])}
+        return {"qemu": float(found["Time elapsed"]), "downtime": float(found["Total downtime"]),
+                "reported": dict(re.findall(r"^([A-Z][^:]*):\s+(.*?)\s*$", text, re.M))}
