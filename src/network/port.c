@@ -27,15 +27,19 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <netinet/ether.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/log.h"
+#include "base/xalloc.h"
 
 /* ---- rtnetlink ---- */
 
@@ -297,8 +301,72 @@ static int tap_address(int fd, const char *name, struct ether_addr *ret, struct 
 	return 0;
 }
 
+/* ---- releasing ---- */
+
+#define RELEASE_MAX 16
+#define RELEASE_PATIENCE_US 2000000
+
+static pthread_mutex_t release_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t release_done;
+static pthread_once_t release_once = PTHREAD_ONCE_INIT;
+static unsigned int releases_under_way;
+
+struct release {
+	int fds[RELEASE_MAX];
+	size_t count;
+};
+
+static void release_init(void)
+{
+	cond_init(&release_done);
+}
+
+static void *release_main(void *user)
+{
+	struct release *release = user;
+	for (size_t i = 0; i < release->count; i++)
+		close(release->fds[i]);
+	free(release);
+	LOCK_SCOPE(&release_mutex);
+	releases_under_way--;
+	pthread_cond_broadcast(&release_done);
+	return NULL;
+}
+
+void port_release(const int *fds, size_t count)
+{
+	pthread_t thread;
+	pthread_attr_t attributes;
+	struct release *release = xcalloc(1, sizeof(*release));
+	assert(count <= RELEASE_MAX);
+	memcpy(release->fds, fds, count * sizeof(*fds));
+	release->count = count;
+	pthread_once(&release_once, release_init);
+	pthread_mutex_lock(&release_mutex);
+	releases_under_way++;
+	pthread_mutex_unlock(&release_mutex);
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	if (pthread_create(&thread, &attributes, release_main, release) != 0)
+		release_main(release); /* no thread to be had: then we wait after all */
+	pthread_attr_destroy(&attributes);
+}
+
+/* A device of the same name may just be on its way out. */
+static void wait_for_releases(void)
+{
+	int64_t deadline_us = clock_monotonic_us() + RELEASE_PATIENCE_US;
+	pthread_once(&release_once, release_init);
+	LOCK_SCOPE(&release_mutex);
+	while (releases_under_way > 0 && cond_wait_until(&release_done, &release_mutex, deadline_us))
+		;
+}
+
+/* ---- ports ---- */
+
 int port_create(const char *name, const char *bridge, bool open, int *ret_fd, struct error **e)
 {
+	wait_for_releases();
 	unsigned int mtu = 0;
 	int bridge_index = 0, index = 0;
 	struct ether_addr address;

@@ -34,6 +34,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/xalloc.h"
+#include "network/port.h"
 
 #define LAST_WORDS_BYTES 4096
 #define LAST_WORDS_SHOWN_BYTES 1000
@@ -56,10 +57,18 @@ struct machine *machine_new(const struct driver_host *host, struct definition *d
 	return machine;
 }
 
+void machine_release_ports(struct machine *machine)
+{
+	if (machine->nic_count > 0)
+		port_release(machine->nic_fds, machine->nic_count);
+	machine->nic_count = 0;
+}
+
 void machine_free(struct machine *machine)
 {
 	if (!machine)
 		return;
+	machine_release_ports(machine);
 	/* After these two no callback runs any more. */
 	loop_source_remove(machine->pidfd_source);
 	if (machine->qmp)

@@ -39,6 +39,10 @@ struct machine {
 	int pidfd;
 	struct loop_source *pidfd_source;
 	struct qmp *qmp;
+	/* Its ports, held beside QEMU: if QEMU held the last descriptors, its end would take as long as the kernel takes to
+	 * remove the devices. A ferryd that found the machine again holds none. */
+	int nic_fds[DEFINITION_NICS_MAX];
+	size_t nic_count;
 
 	/* One move at a time; its functions are called by one thread at a time. */
 	json_t *settings;    /* settings.json; NULL outside of a move */
@@ -57,6 +61,8 @@ struct machine {
 struct machine *machine_new(const struct driver_host *host, struct definition *definition,
 			    const struct machine_observer *observer);
 void machine_free(struct machine *machine);
+/* Let go of the ports that are held here. */
+void machine_release_ports(struct machine *machine);
 /* Connect to its monitor (fd is taken over) and watch its process. */
 int machine_connect(struct machine *machine, int qmp_fd, int64_t timeout_ms, struct error **e) MUST_CHECK;
 void machine_watch_process(struct machine *machine);

@@ -257,6 +257,8 @@ static int start_steps(struct machine *machine, bool incoming, const struct qemu
 	if (started < 0)
 		return error_wrap(e, "QEMU");
 	int connection = take_fd(fds->connection);
+	for (; machine->nic_count < machine->definition->nic_count; machine->nic_count++)
+		machine->nic_fds[machine->nic_count] = take_fd(fds->nics[machine->nic_count]);
 	start_fds_close(fds);
 	/* While QEMU starts. */
 	register_scope(machine);
@@ -399,7 +401,7 @@ int qemu_machine_end(struct machine *machine, struct error **e)
 		/* An error means that it has gone already. */
 		if (process_signal(machine->pidfd, SIGKILL, NULL) < 0)
 			log_debug("QEMU has ended already vm=%s", machine->definition->name);
-		/* Its descriptors are closed, and its taps gone, before the kernel says that it has ended. */
+		/* Its descriptors are closed before the kernel says that it has ended. */
 		if (!process_wait(machine->pidfd, END_TIMEOUT_MS))
 			return error_set(e, ERROR_TIMEOUT, "QEMU of VM '%s', pid %d, does not end (a disk that hangs?)",
 					 machine->definition->name, machine->process.pid);
@@ -408,5 +410,6 @@ int qemu_machine_end(struct machine *machine, struct error **e)
 			(void)machine_wait_for(machine, MASK(MACHINE_GONE), 0, clock_monotonic_us() + 1000000, &state);
 		}
 	}
+	machine_release_ports(machine);
 	return file_remove_tree(machine->folder, e);
 }
