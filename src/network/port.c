@@ -352,8 +352,7 @@ void port_release(const int *fds, size_t count)
 	pthread_attr_destroy(&attributes);
 }
 
-/* A device of the same name may just be on its way out. */
-static void wait_for_releases(void)
+void port_wait_released(void)
 {
 	int64_t deadline_us = clock_monotonic_us() + RELEASE_PATIENCE_US;
 	pthread_once(&release_once, release_init);
@@ -366,7 +365,7 @@ static void wait_for_releases(void)
 
 int port_create(const char *name, const char *bridge, bool open, int *ret_fd, struct error **e)
 {
-	wait_for_releases();
+	port_wait_released(); /* a device of the same name may just be on its way out */
 	unsigned int mtu = 0;
 	int bridge_index = 0, index = 0;
 	struct ether_addr address;

@@ -22,8 +22,10 @@ void port_name(const char *vm_uuid, unsigned int nic_index, char ret_name[IF_NAM
  * name ERROR_PORT. vnet_hdr is on (virtio); IPv6 is off on the device, so that the host sends nothing by itself. */
 int port_create(const char *name, const char *bridge, bool open, int *ret_fd, struct error **e) MUST_CHECK;
 /* Close descriptors of ports in the background: with the last one the device goes, which takes the kernel some 20 ms (it waits
- * until no CPU uses it any more) that nobody needs to wait for. port_create() waits for such closings under way. */
+ * until no CPU uses it any more) that nobody needs to wait for. port_create() waits for those under way. */
 void port_release(const int *fds, size_t count);
+/* Until all closings under way are done (two seconds at most). */
+void port_wait_released(void);
 /* Let it forward, and tell the bridge at once that mac is behind it. */
 int port_open(const char *name, const char *bridge, const char *mac, struct error **e) MUST_CHECK;
 /* Shut it; the bridge forgets what it learnt behind it. */

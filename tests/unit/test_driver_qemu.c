@@ -398,6 +398,7 @@ static void test_start_fails_cleanly(void **state)
 	assert_non_null(strstr(problem->message, "no-such"));
 	char port[IF_NAMESIZE];
 	port_name(definition->uuid, 0, port);
+	port_wait_released();
 	assert_int_equal(if_nametoindex(port), 0);
 	cleanup_free char *path = xasprintf("%s/%s", a.run_folder, definition->uuid);
 	assert_int_equal(access(path, F_OK), -1);
@@ -453,7 +454,8 @@ static void test_devices(void **state)
 		OK(driver->ports_shut(machine, e));
 		OK(driver->ports_open(machine, e));
 		end(machine);
-		assert_int_equal(if_nametoindex(port), 0);
+	port_wait_released();
+	assert_int_equal(if_nametoindex(port), 0);
 		definition_free(definition);
 	}
 }
@@ -664,9 +666,11 @@ static void test_move_with_ports(void **state)
 	assert_true(port_is_up(port));
 	assert_int_equal(run_of(destination), MACHINE_RUNNING);
 	end(destination);
+	port_wait_released();
 	assert_int_equal(if_nametoindex(port), 0);
 	enter(&a);
 	end(source);
+	port_wait_released();
 	assert_int_equal(if_nametoindex(port), 0);
 	definition_free(definition);
 }
