@@ -22,6 +22,7 @@ static const struct {
 	{"postcopy-active", QEMU_MIGRATION_POSTCOPY_ACTIVE},
 	{"postcopy-paused", QEMU_MIGRATION_POSTCOPY_PAUSED},
 	{"postcopy-recover", QEMU_MIGRATION_POSTCOPY_RECOVER},
+	{"postcopy-recover-setup", QEMU_MIGRATION_POSTCOPY_RECOVER}, /* from QEMU 9.1 on */
 	{"colo", QEMU_MIGRATION_COLO},
 	{"completed", QEMU_MIGRATION_COMPLETED},
 	{"cancelling", QEMU_MIGRATION_CANCELLING},

@@ -45,6 +45,7 @@ struct qemu_probe {
 	struct timespec changed;
 	/* what came out */
 	char *version;
+	unsigned int major;
 	json_t *machines;     /* {name or alias: versioned type} */
 	json_t *cpu_models;   /* {name: [unavailable feature]} */
 	json_t *cpu_features; /* {name: true} of what `max` has here */
@@ -85,6 +86,7 @@ static int ask_version(struct qmp *qmp, struct qemu_probe *probe, struct error *
 	if (qmp_execute(qmp, "query-version", NULL, &reply, QMP_TIMEOUT_MS, e) < 0)
 		return -1;
 	const json_t *numbers = json_object_get(reply, "qemu");
+	probe->major = (unsigned int)json_integer_value(json_object_get(numbers, "major"));
 	const char *package = json_string_value(json_object_get(reply, "package"));
 	probe->version =
 		xasprintf("%lld.%lld.%lld%s%s%s", json_integer_value(json_object_get(numbers, "major")),
@@ -338,6 +340,11 @@ const char *qemu_probe_binary(const struct qemu_probe *probe)
 const char *qemu_probe_version(const struct qemu_probe *probe)
 {
 	return probe->version;
+}
+
+unsigned int qemu_probe_major(const struct qemu_probe *probe)
+{
+	return probe->major;
 }
 
 const char *qemu_probe_machine(const struct qemu_probe *probe, const char *name)

@@ -35,6 +35,8 @@ int qemu_probe_get(const struct qemu_probe_options *options, const struct qemu_p
 const char *qemu_probe_binary(const struct qemu_probe *probe);
 /* "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)" */
 const char *qemu_probe_version(const struct qemu_probe *probe);
+/* 7; only for what QEMU cannot tell about itself: its bugs. */
+unsigned int qemu_probe_major(const struct qemu_probe *probe);
 /* The versioned machine type behind a name ("pc" → "pc-i440fx-7.2"; a versioned one stays); NULL when there is none. */
 const char *qemu_probe_machine(const struct qemu_probe *probe, const char *name);
 /* Whether this QEMU with this accelerator has the CPU model. */

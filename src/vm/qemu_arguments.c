@@ -28,6 +28,7 @@
  * defined with. It costs 0.5-7 us a dirty page at each reading.
  */
 #define TCG_EXTRA_KIB 8
+#define TCG_MENDED_MAJOR 9
 
 struct argument_list {
 	char **items;
@@ -79,10 +80,11 @@ static char *cpu_text(const struct definition *definition)
 	return xasprintf("%s,enforce=on", before);
 }
 
-uint64_t qemu_arguments_memory_kib(const struct definition *definition, const char *accelerator)
+uint64_t qemu_arguments_memory_kib(const struct definition *definition, const char *accelerator,
+				   unsigned int qemu_major)
 {
 	uint64_t kib = definition->memory_mib * 1024;
-	return strcmp(accelerator, "tcg") == 0 ? kib + TCG_EXTRA_KIB : kib;
+	return strcmp(accelerator, "tcg") == 0 && qemu_major < TCG_MENDED_MAJOR ? kib + TCG_EXTRA_KIB : kib;
 }
 
 static void add_board(struct argument_list *list, const struct definition *definition,
@@ -100,7 +102,7 @@ static void add_board(struct argument_list *list, const struct definition *defin
 	list_take(list, xstrdup("-cpu"));
 	list_take(list, cpu_text(definition));
 	list_add(list, "-m", "size=%lluK",
-		 (unsigned long long)qemu_arguments_memory_kib(definition, host->accelerator));
+		 (unsigned long long)qemu_arguments_memory_kib(definition, host->accelerator, host->qemu_major));
 	list_add(list, "-smp", "cpus=%u,sockets=1,cores=%u,threads=1", definition->vcpus, definition->vcpus);
 }
 

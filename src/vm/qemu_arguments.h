@@ -31,6 +31,7 @@ struct qemu_arguments_host {
 	const char *binary;
 	const char *machine_type; /* versioned; never an alias */
 	const char *accelerator;  /* "kvm" or "tcg" */
+	unsigned int qemu_major;  /* of its version */
 	bool incoming;            /* wait for a migration */
 	/* Per disk of the definition: whether its path is a block device on this host. */
 	bool disk_is_block_device[DEFINITION_DISKS_MAX];
@@ -42,9 +43,10 @@ void qemu_arguments_free(char **arguments);
 /* As one line that a shell would read the same way, for the log. The caller frees it. */
 char *qemu_arguments_text(char *const *arguments);
 
-/* The guest's memory as QEMU is told: with the accelerator tcg two pages more than defined; the reason is in the .c
- * file. */
-uint64_t qemu_arguments_memory_kib(const struct definition *definition, const char *accelerator);
+/* The guest's memory as QEMU is told: before QEMU 9 with the accelerator tcg two pages more than defined; the reason is
+ * in the .c file. */
+uint64_t qemu_arguments_memory_kib(const struct definition *definition, const char *accelerator,
+				   unsigned int qemu_major);
 
 /* Whether writes of the guest go to a temporary file (-snapshot and its like in extra_args). */
 bool qemu_arguments_snapshot_mode(const struct definition *definition);

@@ -105,6 +105,12 @@ json_t *qemu_firmware_list(const struct definition *definition, const struct qem
 	return list;
 }
 
+uint64_t qemu_memory_bytes(const struct definition *definition, const struct driver_host *host,
+			   const struct qemu_probe *probe)
+{
+	return qemu_arguments_memory_kib(definition, host->accelerator, qemu_probe_major(probe)) * 1024;
+}
+
 int qemu_describe(struct machine *machine, json_t **ret, struct error **e)
 {
 	struct qemu_migration_info info;
@@ -122,8 +128,7 @@ int qemu_describe(struct machine *machine, json_t **ret, struct error **e)
 			 json_is_string(version) ? json_string_value(version) : "", "accelerator",
 			 json_is_string(accelerator) ? json_string_value(accelerator) : "", "firmware",
 			 json_is_array(firmware) ? json_deep_copy(firmware) : json_array(), "memory_bytes",
-			 (json_int_t)qemu_arguments_memory_kib(machine->definition, machine->host->accelerator) * 1024,
-			 "blocked_reasons", blocked ? blocked : json_array(), "snapshot_mode",
+			 json_integer_value(json_object_get(machine->record, "memory_bytes")), "blocked_reasons", blocked ? blocked : json_array(), "snapshot_mode",
 			 qemu_arguments_snapshot_mode(machine->definition), "run", machine_run_name(state.run));
 	return 0;
 }
@@ -176,6 +181,18 @@ static void check_cpu(const struct definition *definition, const struct driver_h
 			    host->accelerator, model, names);
 }
 
+static void check_memory(const struct definition *definition, uint64_t wanted_bytes, const struct driver_host *host,
+			 const struct qemu_probe *probe, json_t *failures)
+{
+	uint64_t bytes = qemu_memory_bytes(definition, host, probe);
+	if (bytes != wanted_bytes)
+		add_failure(failures, ERROR_DEST_MACHINE_TYPE,
+			    "the VM has %llu KiB of memory where it runs, and would have %llu with QEMU %s here: emulated "
+			    "VMs do not move between QEMU before and from 9.0",
+			    (unsigned long long)wanted_bytes / 1024, (unsigned long long)bytes / 1024,
+			    qemu_probe_version(probe));
+}
+
 static int check_firmware(const json_t *firmware, const struct qemu_probe *probe, json_t *failures, struct error **e)
 {
 	size_t i;
@@ -204,10 +221,12 @@ int qemu_check_incoming(const struct driver_host *host, const json_t *descriptio
 	const struct qemu_probe *probe;
 	json_t *definition_json = NULL, *firmware = NULL;
 	const char *accelerator = NULL;
+	int64_t memory_bytes = 0;
 	struct definition *definition = NULL;
 	if (json_get_object(description, "definition", &definition_json, e) < 0 ||
 	    json_get_string(description, "accelerator", &accelerator, e) < 0 ||
 	    json_get_array(description, "firmware", &firmware, e) < 0 ||
+	    json_get_integer(description, "memory_bytes", 1, INT64_MAX, &memory_bytes, e) < 0 ||
 	    definition_parse(definition_json, &definition, e) < 0)
 		return error_wrap(e, "the description of the VM");
 	if (qemu_machine_probe(host, &probe, e) < 0) {
@@ -226,6 +245,8 @@ int qemu_check_incoming(const struct driver_host *host, const json_t *descriptio
 		add_failure(failures, ERROR_DEST_MACHINE_TYPE,
 			    "'%s' is no version of a machine type, it stands for '%s' here", definition->machine,
 			    machine_type);
+	else if (strcmp(accelerator, host->accelerator) == 0)
+		check_memory(definition, (uint64_t)memory_bytes, host, probe, failures);
 	check_cpu(definition, host, probe, failures);
 	int result = check_firmware(firmware, probe, failures, e);
 	definition_free(definition);

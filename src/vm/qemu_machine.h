@@ -9,7 +9,7 @@
  * sides of a migration qemu_describe.c  what it is, and whether this host could run what another describes
  *
  * Files in a machine's run folder (RUN_FOLDER/UUID, 0711 so that QEMU's user can pass to move/):
- *   actual.json   what is really in use: {definition, binary, version, accelerator, firmware}
+ *   actual.json   what is really in use: {definition, binary, version, accelerator, firmware, memory_bytes}
  *   pid           "PID START_TIME", written by the child before it becomes QEMU
  *   qmp.sock, console.sock   listening sockets that ferryd made and QEMU was born with
  *   never-ran     there as long as this QEMU waits for a migration and has never been told to run: removed just before
@@ -118,6 +118,9 @@ int qemu_check_incoming(const struct driver_host *host, const json_t *descriptio
 /* [{name, size_bytes}] of the files that this definition makes QEMU put into guest memory, as they are on this host
  * now. */
 json_t *qemu_firmware_list(const struct definition *definition, const struct qemu_probe *probe);
+/* The guest's memory if it started on this host now. */
+uint64_t qemu_memory_bytes(const struct definition *definition, const struct driver_host *host,
+			   const struct qemu_probe *probe);
 
 /* ---- qemu_move.c: the functions of struct vm_driver of the same names ---- */
 

@@ -120,9 +120,10 @@ static int make_run_folder(struct machine *machine, struct error **e)
 static int write_record(struct machine *machine, const struct qemu_probe *probe, struct error **e)
 {
 	machine->record =
-		json_pack("{s:o, s:s, s:s, s:s, s:o}", "definition", definition_to_json(machine->definition), "binary",
-			  qemu_probe_binary(probe), "version", qemu_probe_version(probe), "accelerator",
-			  machine->host->accelerator, "firmware", qemu_firmware_list(machine->definition, probe));
+		json_pack("{s:o, s:s, s:s, s:s, s:o, s:I}", "definition", definition_to_json(machine->definition),
+			  "binary", qemu_probe_binary(probe), "version", qemu_probe_version(probe), "accelerator",
+			  machine->host->accelerator, "firmware", qemu_firmware_list(machine->definition, probe),
+			  "memory_bytes", (json_int_t)qemu_memory_bytes(machine->definition, machine->host, probe));
 	cleanup_free char *path = machine_path(machine, "actual.json");
 	cleanup_free char *text = json_text(machine->record);
 	/* No fsync: the folder is gone after a crash of the host anyway, and so is QEMU. */
@@ -242,6 +243,7 @@ static int start_steps(struct machine *machine, bool incoming, const struct qemu
 		.binary = qemu_probe_binary(probe),
 		.machine_type = machine->definition->machine,
 		.accelerator = machine->host->accelerator,
+		.qemu_major = qemu_probe_major(probe),
 		.incoming = incoming,
 	};
 	if (disk_access_prepare(machine->definition, machine->host->uid, machine->host->gid,

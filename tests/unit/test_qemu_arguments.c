@@ -28,7 +28,7 @@ static struct definition *define(const char *more)
 }
 
 static const struct qemu_arguments_host pc = {
-	.binary = "/usr/bin/qemu-system-x86_64", .machine_type = "pc-i440fx-7.2", .accelerator = "tcg"};
+	.binary = "/usr/bin/qemu-system-x86_64", .machine_type = "pc-i440fx-7.2", .accelerator = "tcg", .qemu_major = 7};
 
 /* Every item of `wanted`, in this order, others between them. */
 static void assert_in_order(char *const *arguments, const char *const wanted[])
@@ -69,6 +69,24 @@ static void test_smallest(void **state)
 		" -accel tcg,thread=multi -cpu qemu64,enforce=on -m size=524296K -smp "
 		"cpus=1,sockets=1,cores=1,threads=1"
 		" -chardev socket,id=qmp,fd=3,server=on,wait=off -mon chardev=qmp,mode=control");
+	qemu_arguments_free(arguments);
+	definition_free(definition);
+}
+
+/* Two pages more, and only where QEMU would lose writes otherwise. */
+static void test_memory(void **state)
+{
+	(void)state;
+	struct definition *definition = define("\"serial\": \"none\"");
+	assert_int_equal(qemu_arguments_memory_kib(definition, "tcg", 7), 524288 + 8);
+	assert_int_equal(qemu_arguments_memory_kib(definition, "tcg", 8), 524288 + 8);
+	assert_int_equal(qemu_arguments_memory_kib(definition, "tcg", 9), 524288);
+	assert_int_equal(qemu_arguments_memory_kib(definition, "tcg", 10), 524288);
+	assert_int_equal(qemu_arguments_memory_kib(definition, "kvm", 7), 524288);
+	struct qemu_arguments_host host = pc;
+	host.qemu_major = 10;
+	char **arguments = qemu_arguments_build(definition, &host);
+	assert_true(has(arguments, "size=524288K"));
 	qemu_arguments_free(arguments);
 	definition_free(definition);
 }
@@ -222,6 +240,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_smallest),
+		cmocka_unit_test(test_memory),
 		cmocka_unit_test(test_board),
 		cmocka_unit_test(test_nics),
 		cmocka_unit_test(test_disks),
