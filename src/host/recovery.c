@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "migration/checks.h"
 #include "migration/destination.h"
 #include "migration/source.h"
 
@@ -26,6 +27,7 @@ int recovery_run(struct migration_host *host, struct error **e)
 	inventory_attach_machines(host->inventory);
 	if (journal_load(host->journal, host->migrations, e) < 0)
 		return error_wrap(e, "reading the journal");
+	checks_remove_old_probes(host);
 	migration_list_each(host->migrations, recover_one, host);
 	inventory_autostart(host->inventory);
 	return 0;

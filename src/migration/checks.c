@@ -2,6 +2,7 @@
 /* The checks before a migration; see checks.h. Each is a function of its own that adds what it finds. */
 #include "migration/checks.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -50,10 +51,10 @@ void checks_source(const struct machine_state *state, const json_t *description,
 
 #define PROBE_PREFIX ".ferry-probe-"
 
-static char *probe_path(const char *disk_path, const char *migration_id)
+static char *probe_path(const char *disk_path, const char *journal_id, const char *migration_id)
 {
 	const char *slash = strrchr(disk_path, '/');
-	return xasprintf("%.*s/" PROBE_PREFIX "%s", (int)(slash - disk_path), disk_path, migration_id);
+	return xasprintf("%.*s/" PROBE_PREFIX "%s-%s", (int)(slash - disk_path), disk_path, journal_id, migration_id);
 }
 
 /* One probe a folder; disks in the same folder share it. */
@@ -94,7 +95,8 @@ static const json_t *find_probe(const json_t *proofs, const char *path)
 	return NULL;
 }
 
-int checks_place_probes(const struct definition *definition, const char *migration_id, json_t **ret_proofs, struct error **e)
+int checks_place_probes(const struct definition *definition, const char *journal_id, const char *migration_id,
+			json_t **ret_proofs, struct error **e)
 {
 	cleanup_json json_t *proofs = json_array();
 	for (size_t i = 0; i < definition->disk_count; i++) {
@@ -104,7 +106,7 @@ int checks_place_probes(const struct definition *definition, const char *migrati
 			error_set_errno(e, ERROR_SYSTEM, errno, "disk '%s': cannot look at '%s'", disk->target, disk->path);
 			goto remove_probes;
 		}
-		cleanup_free char *probe = probe_path(disk->path, migration_id);
+		cleanup_free char *probe = probe_path(disk->path, journal_id, migration_id);
 		const json_t *earlier = find_probe(proofs, probe);
 		char token[RANDOM_ID_SIZE];
 		if (earlier) {
@@ -123,6 +125,37 @@ int checks_place_probes(const struct definition *definition, const char *migrati
 remove_probes:
 	checks_remove_probes(proofs);
 	return -1;
+}
+
+static void remove_old_probes_beside(const char *disk_path, const char *journal_id)
+{
+	cleanup_free char *folder = xstrdup(disk_path);
+	cleanup_free char *prefix = xasprintf(PROBE_PREFIX "%s-", journal_id);
+	*(strrchr(folder, '/') + 1) = '\0';
+	DIR *dir = opendir(folder);
+	if (!dir)
+		return;
+	for (const struct dirent *file; (file = readdir(dir));) {
+		if (strncmp(file->d_name, prefix, strlen(prefix)) != 0)
+			continue;
+		if (unlinkat(dirfd(dir), file->d_name, 0) < 0)
+			log_warning("cannot remove the probe file '%s%s': %s", folder, file->d_name, strerror(errno));
+	}
+	closedir(dir);
+}
+
+void checks_remove_old_probes(struct migration_host *host)
+{
+	cleanup_json json_t *vms = inventory_list(host->inventory);
+	size_t i, k;
+	const json_t *vm, *disk;
+	json_array_foreach (vms, i, vm) {
+		cleanup_json json_t *view = NULL;
+		if (inventory_show(host->inventory, json_string_value(json_object_get(vm, "uuid")), &view, NULL) < 0)
+			continue;
+		json_array_foreach (json_object_get(json_object_get(view, "definition"), "disks"), k, disk)
+			remove_old_probes_beside(json_string_value(json_object_get(disk, "path")), journal_id(host->journal));
+	}
 }
 
 /* ---- destination ---- */

@@ -21,9 +21,12 @@ void checks_add_error(json_t *failures, const char *side, struct error *e);
 void checks_source(const struct machine_state *state, const json_t *description, json_t *failures);
 
 /* Source: put a probe file beside each of the VM's disks and say what the destination must find there. The probes are
- * removed again by checks_remove_probes(). */
-int checks_place_probes(const struct definition *definition, const char *migration_id, json_t **ret_proofs, struct error **e) MUST_CHECK;
+ * removed again by checks_remove_probes(). Their names begin with the journal's id, so that what an earlier ferryd of this
+ * host has left, and nobody else's, can be removed at the start. */
+int checks_place_probes(const struct definition *definition, const char *journal_id, const char *migration_id,
+			json_t **ret_proofs, struct error **e) MUST_CHECK;
 void checks_remove_probes(const json_t *proofs);
+void checks_remove_old_probes(struct migration_host *host);
 
 /* Destination: everything about the offer that can be looked at without starting anything. */
 int checks_destination(struct migration_host *host, const struct offer *offer, json_t *failures, struct error **e) MUST_CHECK;

@@ -7,12 +7,14 @@
 #include "migration/copy.h"
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "migration/converge.h"
 
 #define SAMPLE_MS 100
 /* What a pause costs besides memory: QEMU's stop and device state, loading, two round trips of ours; measured 6-9 ms. */
 #define PAUSE_OVERHEAD_MS 15
+#define SWITCH_PATIENCE_MS 1000
 
 struct copy {
 	struct migration_host *host;
@@ -110,6 +112,7 @@ static int copy_switch(struct copy *copy, const struct machine_state *state, str
 				 (long long)pause_ms, (long long)copy->migration->request.max_downtime_ms);
 	if (copy->driver->move_continue(copy->machine, e) < 0)
 		return -1;
+	fault_point("", "switch-begun");
 	/* While QEMU sends the devices' state: nothing of the guest leaves here any more, whatever its QEMU announces. */
 	migration_set_status(copy->migration, MIGRATION_SWITCHING);
 	copy->result->ports_shut = true;
@@ -127,6 +130,13 @@ static int copy_failed(struct copy *copy, const struct machine_state *state, str
 	return -1;
 }
 
+/* How long the switch may take before it is undone. That it breaks the promise is certain then, either way; some patience
+ * beyond it, as the next attempt would not be quicker on a host that is merely busy. What it is for is a link that is gone. */
+static int64_t copy_longest_pause_us(const struct copy *copy)
+{
+	return (copy->migration->request.max_downtime_ms + SWITCH_PATIENCE_MS) * 1000;
+}
+
 static int copy_loop(struct copy *copy, struct error **e)
 {
 	bool switched = false;
@@ -137,6 +147,7 @@ static int copy_loop(struct copy *copy, struct error **e)
 		if (state.move == MOVE_COMPLETED) {
 			if (copy->result->was_running && !copy->result->stopped_us)
 				copy->result->stopped_us = state.stopped_us;
+			fault_point("", "copy-completed");
 			return copy_offer(copy, e);
 		}
 		if (state.run == MACHINE_GONE) {
@@ -154,6 +165,11 @@ static int copy_loop(struct copy *copy, struct error **e)
 			continue;
 		}
 		int64_t now_us = clock_monotonic_us();
+		if (switched && copy->result->stopped_us && now_us > copy->result->stopped_us + copy_longest_pause_us(copy))
+			return error_set(e, ERROR_MIGRATION_DOWNTIME,
+					 "the guest was paused for %lld ms and not everything had arrived; %lld ms are allowed",
+					 (long long)(now_us - copy->result->stopped_us) / 1000,
+					 (long long)copy->migration->request.max_downtime_ms);
 		if (state.move == MOVE_ACTIVE && (state.pass != copy->pass || now_us >= copy->next_sample_us)) {
 			if (copy_sample(copy, &state, e) < 0)
 				return -1;
@@ -190,6 +206,7 @@ int copy_run(struct migration_host *host, struct migration *migration, struct ma
 	ret->begun = true;
 	if (copy.driver->move_prepare(machine, &with_limit, e) < 0 || copy.driver->move_start(machine, &with_limit, e) < 0)
 		return -1;
+	fault_point("", "copy-begun");
 	return copy_loop(&copy, e);
 }
 

@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
@@ -33,7 +34,7 @@
 #include "migration/offer.h"
 #include "net/socket.h"
 
-#define CHECK_LIFETIME_MS 60000 /* a port reserved by check is let go if prepare does not follow */
+#define CHECK_LIFETIME_MS 15000 /* a port reserved by check is let go if prepare does not follow */
 #define ASK_SOURCE_TIMEOUT_MS 5000
 #define WATCH_PERIOD_US 500000
 #define LOAD_TIMEOUT_US 20000000 /* one try; the source asks again */
@@ -41,6 +42,7 @@
 /* Guarded by migration->work. */
 struct destination_arrival {
 	struct data_port port;
+	struct loop_source *timer; /* drops it if prepare does not follow the check */
 	struct offer offer;
 	bool new_here;			       /* the VM was unknown before: a refusal forgets it again */
 	struct definition *old_definition;     /* what was kept of an earlier stay here; a refusal brings it back */
@@ -55,6 +57,7 @@ static void arrival_free(struct destination_arrival *arrival)
 	if (!arrival)
 		return;
 	data_port_release(&arrival->port);
+	loop_source_remove(arrival->timer);
 	offer_done(&arrival->offer);
 	definition_free(arrival->old_definition);
 	free(arrival);
@@ -73,18 +76,55 @@ static int parse_offer_of(const char *caller, const json_t *body, struct offer *
 	return -1;
 }
 
-/* The timer that lets a reserved port go; on the loop's thread, so it only marks. See destination_drop_stale(). */
+/* What was only checked is forgotten, and its port let go. `work` is held. */
+static void forget_checked(struct migration_host *host, struct migration *migration)
+{
+	arrival_free(take_ptr(migration->arrival));
+	migration_list_remove(host->migrations, migration);
+}
+
 static void drop_if_stale(void *user, struct migration *migration)
 {
 	struct migration_host *host = user;
 	if (migration->role != MIGRATION_DESTINATION || pthread_mutex_trylock(&migration->work) != 0)
+		return; /* somebody works on it: it is not stale */
+	if (migration->handover == HANDOVER_NONE && migration->arrival &&
+	    clock_monotonic_us() - migration->arrival->heard_us >= CHECK_LIFETIME_MS * 1000)
+		forget_checked(host, migration);
+	pthread_mutex_unlock(&migration->work);
+}
+
+/* A timer of the loop. */
+static void drop_stale(void *user)
+{
+	struct migration_host *host = user;
+	migration_list_each(host->migrations, drop_if_stale, host);
+}
+
+static int refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why, struct error **e);
+
+struct superseding {
+	struct migration_host *host;
+	const struct offer *offer;
+};
+
+/* The owner offers a VM of which an earlier arrival waits here still: it has given that one up, and its refusal has not
+ * reached us. As long as it is only prepared, refusing is ours to decide. */
+static void refuse_if_superseded(void *user, struct migration *migration)
+{
+	const struct superseding *superseding = user;
+	const struct offer *offer = superseding->offer;
+	cleanup_error struct error *e = NULL;
+	if (migration->role != MIGRATION_DESTINATION || strcmp(migration->vm_uuid, offer->definition->uuid) != 0 ||
+	    strcmp(migration->source, offer->source) != 0)
 		return;
-	bool stale = migration->handover == HANDOVER_NONE && migration->arrival &&
-		     clock_monotonic_us() - migration->arrival->heard_us > CHECK_LIFETIME_MS * 1000;
-	if (stale) {
-		arrival_free(take_ptr(migration->arrival));
-		migration_list_remove(host->migrations, migration);
-	}
+	bool another = strcmp(migration->id, offer->migration_id) != 0; /* else the message has come twice */
+	pthread_mutex_lock(&migration->work);
+	if (migration->handover == HANDOVER_PREPARED && another &&
+	    refuse(superseding->host, migration, ERROR_CANCELLED, "the source has begun another migration of the VM", &e) < 0)
+		log_failure(LOG_LEVEL_ERROR, "refusing", e);
+	else if (migration->handover == HANDOVER_NONE && migration->arrival)
+		forget_checked(superseding->host, migration);
 	pthread_mutex_unlock(&migration->work);
 }
 
@@ -93,7 +133,8 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	struct offer offer = {0};
 	if (parse_offer_of(caller, body, &offer, e) < 0)
 		return -1;
-	migration_list_each(host->migrations, drop_if_stale, host);
+	struct superseding superseding = {host, &offer};
+	migration_list_each(host->migrations, refuse_if_superseded, &superseding);
 	struct migration *migration = NULL;
 	if (migration_find(host->migrations, offer.migration_id, &migration, NULL) == 0) {
 		migration_unref(migration);
@@ -112,6 +153,7 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	struct destination_arrival *arrival = xcalloc(1, sizeof(*arrival));
 	struct error *no_port = NULL;
 	arrival->heard_us = clock_monotonic_us();
+	arrival->timer = loop_add_timer(host->loop, CHECK_LIFETIME_MS + 1, 0, drop_stale, host);
 	if (data_port_reserve(host, &arrival->port, &no_port) < 0) {
 		checks_add_error(failures, "destination", no_port);
 		arrival_free(arrival);
@@ -343,6 +385,7 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 		    ->start_incoming(inventory_driver_host(host->inventory), vm->definition, &move, &observer, &machine, e) < 0)
 		return -1;
 	vm_set_machine(host->inventory, vm, machine);
+	fault_point("", "incoming-started");
 	migration_lock(migration);
 	migration->encrypted = offer->tls_key_hex != NULL;
 	migration_unlock_changed(migration);
@@ -564,8 +607,7 @@ static int decide_refuse(struct migration_host *host, struct migration *migratio
 	if (migration->handover == HANDOVER_PREPARED)
 		return refuse(host, migration, ERROR_CANCELLED, "the source took the VM back", e);
 	if (migration->handover == HANDOVER_NONE && question->dry_run) {
-		arrival_free(take_ptr(migration->arrival));
-		migration_list_remove(host->migrations, migration);
+		forget_checked(host, migration);
 		return 0;
 	}
 	if (migration->handover == HANDOVER_NONE)

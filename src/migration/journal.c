@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
@@ -126,8 +127,10 @@ int journal_step(struct journal *journal, struct migration *migration, enum hand
 {
 	assert(handover_step_allowed(migration->handover, to));
 	struct step step = {journal, migration, to, ownership};
+	fault_point("before-", handover_state_name(to));
 	if (database_transaction(journal->db, step_body, &step, e) < 0)
 		return -1;
+	fault_point("after-", handover_state_name(to));
 	log_info("handover=%s", handover_state_name(to));
 	migration->handover = to;
 	if (ownership)

@@ -126,8 +126,12 @@ int peers_take(struct peers *peers, const char *name, struct http_client **ret, 
 		return -1;
 	if (!peers->files)
 		return error_set(e, ERROR_PKI, "this host has no certificate; see `ferry pki issue`");
-	return http_client_new_tls(name, json_string_value(json_object_get(peer, "address")),
-				   (uint16_t)json_integer_value(json_object_get(peer, "port")), peers->files, ret, e);
+	if (http_client_new_tls(name, json_string_value(json_object_get(peer, "address")),
+				(uint16_t)json_integer_value(json_object_get(peer, "port")), peers->files, ret, e) < 0)
+		return -1;
+	/* Every message between hosts may come twice; and the first one after the other ferryd was restarted must not fail. */
+	http_client_set_repeatable(*ret);
+	return 0;
 }
 
 void peers_give_back(struct peers *peers, const char *name, struct http_client *client, bool broken)

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
@@ -37,6 +38,9 @@
 #define PREPARE_TIMEOUT_MS 60000
 #define PROBE_TIMEOUT_MS 3000
 #define REFUSE_TIMEOUT_MS 10000
+#define REFUSE_RETRY_FIRST_MS 500
+#define REFUSE_RETRY_MAX_MS 30000
+#define FORGET_TIMEOUT_MS 1000
 #define QMP_CANCEL_TIMEOUT_MS 20000
 /* How long finish may go unanswered before the migration is called in doubt; and between two questions then. */
 #define FINISH_RETRY_FIRST_MS 200
@@ -55,7 +59,9 @@ struct source {
 	uint16_t data_port;
 	char probe_token[RANDOM_ID_SIZE];
 	char tls_key_hex[65]; /* "" when the copy goes in plain text */
-	bool destination_prepared;
+	bool refuse_pending;
+	bool destination_asked;	   /* to check: it may have reserved a port for us */
+	bool destination_prepared; /* it may have started a machine for us */
 	int64_t round_trip_us;
 	struct copy_result copied;
 };
@@ -73,6 +79,14 @@ static bool source_stopping(void *user)
 {
 	const struct source *s = user;
 	return migration_host_stopping(s->host);
+}
+
+/* An interrupted request: because somebody aborted the migration, or because ferryd is stopping, which cancels nothing. */
+static int source_interrupted_why(const struct source *s, struct error *problem, struct error **e)
+{
+	if (problem->code == ERROR_CANCELLED && !migration_abort_requested(s->migration) && migration_host_stopping(s->host))
+		problem->code = ERROR_SHUTTING_DOWN;
+	return error_move(e, problem);
 }
 
 static int source_stop_requested(const struct source *s, struct error **e)
@@ -195,16 +209,19 @@ static int source_ask_destination_to_check(struct source *s, json_t *failures, s
 		return 0;
 	}
 	http_client_set_interrupt(s->peer, source_interrupted, s);
-	if (checks_place_probes(s->driver->definition(s->machine), s->migration->id, &s->offer.proofs, &problem) < 0) {
+	if (checks_place_probes(s->driver->definition(s->machine), journal_id(s->host->journal), s->migration->id,
+				 &s->offer.proofs, &problem) < 0) {
 		checks_add_error(failures, "source", problem);
 		return 0;
 	}
+	fault_point("", "probes-placed");
 	cleanup_json json_t *body = offer_to_json(&s->offer);
 	cleanup_json json_t *answer = NULL;
 	int r = http_client_request(s->peer, "POST", "/v1/peer/check", body, CHECK_TIMEOUT_MS, &answer, &problem);
+	s->destination_asked = r == 0 || http_client_answered(s->peer) || problem->code == ERROR_CANCELLED;
 	int r2 = 0;
 	if (r < 0 && problem->code == ERROR_CANCELLED) {
-		r2 = error_move(e, problem);
+		r2 = source_interrupted_why(s, problem, e);
 	} else if (r < 0) {
 		if (!http_client_answered(s->peer))
 			problem->code = problem->code == ERROR_TLS ? ERROR_TLS : ERROR_PEER_UNREACHABLE;
@@ -261,8 +278,12 @@ static int source_prepare(struct source *s, struct error **e)
 	migration_unlock_changed(s->migration);
 	cleanup_json json_t *body = offer_to_json(&s->offer);
 	s->destination_prepared = true; /* from here on it may have started something, even if no answer comes */
-	if (http_client_request(s->peer, "POST", "/v1/peer/prepare", body, PREPARE_TIMEOUT_MS, NULL, e) < 0)
+	struct error *problem = NULL;
+	if (http_client_request(s->peer, "POST", "/v1/peer/prepare", body, PREPARE_TIMEOUT_MS, NULL, &problem) < 0) {
+		(void)source_interrupted_why(s, problem, e);
 		return error_wrap(e, "preparing %s", s->migration->destination);
+	}
+	fault_point("", "destination-prepared");
 	return source_stop_requested(s, e);
 }
 
@@ -275,7 +296,7 @@ static enum finish_answer source_ask_outcome(struct source *s, const char *quest
 {
 	cleanup_json json_t *body =
 		json_pack("{ss ss sI ss sb}", "migration", s->migration->id, "vm_uuid", s->migration->vm_uuid, "epoch",
-			  (json_int_t)s->migration->epoch, "source", s->host->name, "dry_run", (int)s->migration->request.dry_run);
+			  (json_int_t)s->migration->epoch, "source", s->host->name, "dry_run", (int)!s->destination_prepared);
 	cleanup_json json_t *answer = NULL;
 	cleanup_free char *path = xasprintf("/v1/peer/%s", question);
 	if (!s->peer && peers_take(s->host->peers, s->migration->destination, &s->peer, e) < 0)
@@ -343,9 +364,18 @@ static enum finish_answer source_finish(struct source *s, struct error **e)
 static void source_end(struct source *s, enum migration_status status)
 {
 	cleanup_error struct error *e = NULL;
+	/* Whoever reads the new status may want the VM at once. */
+	inventory_job_ends_soon(s->host->inventory, s->migration->vm);
 	migration_set_status(s->migration, status);
 	if (journal_keep_view(s->host->journal, s->migration, &e) < 0)
 		log_failure(LOG_LEVEL_WARNING, "cannot keep the result", e);
+}
+
+static void source_set_cleanup_pending(struct source *s, bool pending)
+{
+	migration_lock(s->migration);
+	s->migration->cleanup_pending = pending;
+	migration_unlock_changed(s->migration);
 }
 
 static int source_confirm(struct source *s, struct error **e)
@@ -362,12 +392,11 @@ static int source_confirm(struct source *s, struct error **e)
 		return -1;
 	migration_set_owner(migration, migration->destination);
 	struct error *problem = NULL;
+	fault_point("", "source-released");
 	if (vm_end(s->host->inventory, vm, &problem) < 0) {
 		/* The VM runs over there; what is left here is a stopped process. Tried again at the next start of ferryd. */
 		log_failure(LOG_LEVEL_WARNING, "cannot end the source's QEMU", problem);
-		migration_lock(migration);
-		migration->cleanup_pending = true;
-		migration_unlock_changed(migration);
+		source_set_cleanup_pending(s, true);
 		error_free(problem);
 	}
 	return 0;
@@ -402,6 +431,7 @@ static int source_take_back(struct source *s, struct error **e)
 			return error_move(e, next);
 		error_free(take_ptr(next));
 	}
+	fault_point("", "copy-cancelled");
 	if (migration->handover == HANDOVER_OFFERED && journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, e) < 0)
 		return -1;
 	s->driver->state(s->machine, &state);
@@ -422,15 +452,35 @@ static int source_take_back(struct source *s, struct error **e)
 	return first ? error_move(e, first) : 0;
 }
 
-/* Tell the destination that it must not take the VM. It finds out by itself if this does not get through. */
+/* Tell the destination that it must not take the VM, or, if it never prepared, that it can forget us: then it has nothing
+ * but a port in reserve, for a minute. */
 static void source_send_refuse(struct source *s)
 {
 	cleanup_error struct error *e = NULL;
-	if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) != FINISH_REFUSED) {
-		log_failure(LOG_LEVEL_WARNING, "the destination did not confirm the rollback; it will ask", e);
-		migration_lock(s->migration);
-		s->migration->cleanup_pending = true;
-		migration_unlock_changed(s->migration);
+	if (!s->destination_prepared) {
+		(void)source_ask_outcome(s, "refuse", FORGET_TIMEOUT_MS, &e);
+	} else if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) != FINISH_REFUSED) {
+		log_failure(LOG_LEVEL_WARNING, "the destination did not confirm the rollback; telling it again later", e);
+		source_set_cleanup_pending(s, true);
+		s->refuse_pending = true;
+	}
+}
+
+/* After the end: the VM is ours and free, the destination does not know it yet. Finish was never sent or was refused, so any
+ * answer will do. (If ferryd stops meanwhile, the destination will ask, and hears that the migration has ended.) */
+static void source_retry_refuse(struct source *s)
+{
+	int64_t wait_ms = REFUSE_RETRY_FIRST_MS;
+	while (s->refuse_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
+		cleanup_error struct error *e = NULL;
+		wait_ms = wait_ms * 2 > REFUSE_RETRY_MAX_MS ? REFUSE_RETRY_MAX_MS : wait_ms * 2;
+		if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) == FINISH_NO_ANSWER && e->code != ERROR_MIGRATION_IN_DOUBT)
+			continue;
+		s->refuse_pending = false;
+		source_set_cleanup_pending(s, false);
+		cleanup_error struct error *problem = NULL;
+		if (journal_keep_view(s->host->journal, s->migration, &problem) < 0)
+			log_failure(LOG_LEVEL_WARNING, "cannot keep the result", problem);
 	}
 }
 
@@ -451,8 +501,13 @@ static void source_roll_back(struct source *s, const struct error *why)
 		migration_set_reason(migration, why->code, words);
 		status = MIGRATION_ROLLED_BACK;
 	}
+	/* Without a machine (it ended while the answer was awaited) it is ours all the same: stopped. */
+	if (!s->machine && migration->handover == HANDOVER_OFFERED &&
+	    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, &problem) < 0)
+		log_failure(LOG_LEVEL_ERROR, "rollback", problem);
 	error_free(problem);
-	if (s->destination_prepared)
+	fault_point("", "taken-back");
+	if (s->destination_asked || s->destination_prepared)
 		source_send_refuse(s);
 	source_end(s, why->code == ERROR_CANCELLED ? MIGRATION_CANCELLED : status);
 }
@@ -536,10 +591,11 @@ static void *source_main(void *user)
 		source_settle(s);
 	else if (e->code != ERROR_SHUTTING_DOWN) /* then the next ferryd takes it up */
 		source_roll_back(s, e);
-	source_done(s, false);
 	/* A VM whose owner is not settled stays locked, so that nobody starts or stops it meanwhile. */
 	if (migration_ended(migration))
 		source_release_job(host, migration);
+	source_retry_refuse(s);
+	source_done(s, false);
 	free(s);
 	migration_host_worker_done(host);
 	migration_unref(migration);
@@ -576,7 +632,7 @@ static void *source_recover_main(void *user)
 		migration_set_status(migration, MIGRATION_COMPLETING);
 		if (source_confirm(s, &e) == 0)
 			source_end(s, MIGRATION_COMPLETED);
-	} else if (migration->handover == HANDOVER_OFFERED && (!s->machine || state.move == MOVE_COMPLETED)) {
+	} else if (migration->handover == HANDOVER_OFFERED && (state.run == MACHINE_GONE || state.move == MOVE_COMPLETED)) {
 		/* Finish may have been sent, or our QEMU is gone and only the destination can still have the guest: in both cases
 		 * the answer decides. */
 		source_settle(s);
@@ -584,9 +640,10 @@ static void *source_recover_main(void *user)
 		/* Finish is sent only after our QEMU has completed: it never was. */
 		source_roll_back(s, e);
 	}
-	source_done(s, false);
 	if (migration_ended(migration))
 		source_release_job(host, migration);
+	source_retry_refuse(s);
+	source_done(s, false);
 	free(s);
 	migration_host_worker_done(host);
 	migration_unref(migration);
@@ -595,7 +652,8 @@ static void *source_recover_main(void *user)
 
 int source_recover(struct migration_host *host, struct migration *migration, struct error **e)
 {
-	if (inventory_lock(host->inventory, migration->vm_uuid, "migration", &migration->vm, e) < 0)
+	cleanup_free char *job = xasprintf("migration %s", migration->id);
+	if (inventory_lock(host->inventory, migration->vm_uuid, job, &migration->vm, e) < 0)
 		return -1;
 	struct source *s = source_new(host, migration_ref(migration));
 	s->machine = migration->vm->machine;
@@ -609,7 +667,10 @@ int source_begin(struct migration_host *host, const char *vm_name, struct migrat
 		 struct error **e)
 {
 	struct vm *vm = NULL;
-	if (inventory_lock(host->inventory, vm_name, "migration", &vm, e) < 0) {
+	char id[RANDOM_ID_SIZE];
+	random_id(id);
+	cleanup_free char *job = xasprintf("migration %s", id);
+	if (inventory_lock(host->inventory, vm_name, job, &vm, e) < 0) {
 		migration_request_done(request);
 		return -1;
 	}
@@ -619,7 +680,7 @@ int source_begin(struct migration_host *host, const char *vm_name, struct migrat
 		migration_request_done(request);
 		return -1;
 	}
-	struct migration *migration = migration_new(host->migrations, NULL, MIGRATION_SOURCE, vm->name, vm->uuid, host->name,
+	struct migration *migration = migration_new(host->migrations, id, MIGRATION_SOURCE, vm->name, vm->uuid, host->name,
 						    request->to, vm->epoch + 1);
 	migration->request = *request;
 	*request = (struct migration_request){0};
@@ -647,7 +708,7 @@ int source_dry_run(struct migration_host *host, const char *vm_name, struct migr
 	struct source *s = source_new(host, migration);
 	cleanup_json json_t *failures = json_array();
 	int r = source_check(s, failures, e);
-	if (s->peer && *s->data_address)
+	if (s->destination_asked)
 		source_send_refuse(s); /* lets the port go that was reserved for the probe */
 	source_done(s, false);
 	free(s);

@@ -6,7 +6,7 @@
  * multi interface so that an interrupt is noticed within 100 ms. Two habits of libcurl are not wanted here and kept in
  * check:
  *   - it sends a request again by itself when a kept-alive connection turns out to be dead, also one that may have been
- *     carried out. The pre-request callback lets only GET go out twice.
+ *     carried out. The pre-request callback lets only GET go out twice, unless told that all may.
  *   - it trusts the system's CA bundle beside ours, follows proxies of the environment, and accepts any certificate
  *     that has the right name. Bundle and proxies are switched off, and before a request is sent the certificate's
  *     role must be "host".
@@ -49,7 +49,7 @@ struct http_client {
 	bool answer_too_large;
 	int64_t sent_us;       /* when it went out last */
 	unsigned int attempts; /* how often it has gone out */
-	bool repeatable;
+	bool repeatable, all_repeatable;
 	struct error *refusal; /* why the pre-request callback stopped it */
 
 	/* The certificate that was last found to be a host's. */
@@ -246,6 +246,11 @@ void http_client_set_interrupt(struct http_client *client, bool (*interrupted)(v
 	client->interrupted_user = user;
 }
 
+void http_client_set_repeatable(struct http_client *client)
+{
+	client->all_repeatable = true;
+}
+
 int64_t http_client_last_us(const struct http_client *client)
 {
 	return client->last_us;
@@ -377,7 +382,7 @@ static void http_client_prepare(struct http_client *client, const char *method, 
 	client->answer_length = 0;
 	client->answer_too_large = false;
 	client->attempts = 0;
-	client->repeatable = strcmp(method, "GET") == 0;
+	client->repeatable = client->all_repeatable || strcmp(method, "GET") == 0;
 	client->curl_words[0] = '\0';
 	error_free(take_ptr(client->refusal));
 

@@ -31,6 +31,9 @@ bool http_client_answered(const struct http_client *client);
 /* Called now and then (at least each 100 ms) during a request, from the requesting thread; true cuts the request short with
  * ERROR_CANCELLED. */
 void http_client_set_interrupt(struct http_client *client, bool (*interrupted)(void *user), void *user);
+/* All requests may go out twice (each of them does no more when it comes again): then one that meets a kept-alive connection
+ * which has died since is sent again on a new one, instead of failing. */
+void http_client_set_repeatable(struct http_client *client);
 /* Wall time of the last request on the wire, from request sent to answer received, for estimating the round trip. */
 int64_t http_client_last_us(const struct http_client *client);
 

@@ -97,6 +97,7 @@ def test_bridges_know_the_new_place_at_once(pair, guest):
     guest.beats(300)
     sent = {name: pair.lab.link_stats(name, "eth1")["tx_bytes"] - counters[name] for name in counters}
     assert sent[destination] > 300 * 100 and sent[source] < 10_000, (sent, port)
+    pair.settled(guest, destination)
 
 
 def test_source_keeps_the_definition_if_asked(pair, guest):
@@ -133,6 +134,7 @@ def test_encrypted(sealed):
 def test_plain_only_where_both_trust(sealed, pair, guest):
     result = pair.migrate(guest, pair.other(guest.host))
     assert result["encrypted"] is False
+    pair.settled(guest, guest.host)
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -190,8 +192,9 @@ def test_two_at_once(pair, guest):
             source, destination = guest.host, pair.other(guest.host)
             pair.mark()
             idents = [pair.begin(each) for each in (guest, second)]
-            for each, ident in zip((guest, second), idents):
+            for ident in idents:
                 assert pair.ended(source, ident)["status"] == "completed"
+            for each in (guest, second):
                 pair.settled(each, destination)
     finally:
         pair.remove(second)
@@ -240,4 +243,4 @@ def test_detached(pair, guest):
     done = pair.ferry(guest.host, "migrate", guest.name, "--to", pair.other(guest.host), "--detach", "--output", "json")
     migration = json.loads(done.stdout)
     assert pair.ended(guest.host, migration["id"])["status"] == "completed"
-    pair.settled(guest, pair.other(guest.host))
+    pair.settled(guest, migration["destination"])
