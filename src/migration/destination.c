@@ -142,6 +142,14 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 		offer_done(&offer);
 		return -1;
 	}
+	/* What was refused before it was heard of must not begin either. */
+	enum handover_state earlier = HANDOVER_NONE;
+	if (journal_state(host->journal, offer.migration_id, &earlier, e) < 0 ||
+	    (earlier != HANDOVER_NONE &&
+	     error_set(e, ERROR_PEER_STALE, "migration %s is %s here", offer.migration_id, handover_state_name(earlier)) < 0)) {
+		offer_done(&offer);
+		return -1;
+	}
 	log_context_set(offer.migration_id, offer.definition->name);
 	cleanup_json json_t *failures = json_array();
 	if (checks_destination(host, &offer, failures, e) < 0) {
@@ -539,6 +547,8 @@ static int take(struct migration_host *host, struct migration *migration, struct
 {
 	const struct vm_driver *driver = inventory_driver(host->inventory);
 	struct vm *vm = migration->vm;
+	if (!vm || !vm->machine) /* an earlier refusal could not be recorded */
+		return refuse(host, migration, ERROR_QEMU_GONE, "the destination has no QEMU for it", e);
 	migration_set_status(migration, MIGRATION_COMPLETING);
 	struct error *problem = NULL;
 	if (driver->wait_loaded(vm->machine, clock_monotonic_us() + LOAD_TIMEOUT_US, &problem) < 0) {
@@ -612,7 +622,9 @@ static int decide_refuse(struct migration_host *host, struct migration *migratio
 	}
 	if (migration->handover == HANDOVER_NONE)
 		return refuse(host, migration, ERROR_CANCELLED, "the source gave the migration up", e);
-	return 0; /* taken, running: too late, and the answer says so */
+	if (migration->handover == HANDOVER_TAKEN) /* the record of what followed failed: the question moves it on */
+		return take_over(host, migration, e);
+	return 0; /* running: too late, and the answer says so */
 }
 
 static int answer_question(struct migration_host *host, const char *caller, const json_t *body, decide_function *decide,
@@ -687,6 +699,11 @@ int destination_outcome(struct migration_host *host, const char *caller, const c
 int destination_recover(struct migration_host *host, struct migration *migration, struct error **e)
 {
 	log_context_set(migration->id, migration->vm_name);
+	if (migration->handover == HANDOVER_REFUSED) { /* all is said; the VM may be forgotten already */
+		end_with(host, migration, MIGRATION_ROLLED_BACK);
+		log_context_set(NULL, NULL);
+		return 0;
+	}
 	if (inventory_lock(host->inventory, migration->vm_uuid, "migration", &migration->vm, e) < 0)
 		return -1;
 	struct vm *vm = migration->vm;
@@ -716,10 +733,7 @@ int destination_recover(struct migration_host *host, struct migration *migration
 		settle(host, migration);
 		break;
 	default:
-		migration->vm = NULL;
-		inventory_unlock(host->inventory, vm);
-		end_with(host, migration, MIGRATION_ROLLED_BACK);
-		break;
+		break; /* the source's states, and refused */
 	}
 	pthread_mutex_unlock(&migration->work);
 	log_context_set(NULL, NULL);
