@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The source's end of the handover: ask the destination until it has decided, then release the VM, or take it back. See source.c
+ * for the whole, and handover.tbl for what each state allows.
+ */
+#include "migration/source_steps.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/fault.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/xalloc.h"
+
+#define REFUSE_TIMEOUT_MS 10000
+#define REFUSE_RETRY_FIRST_MS 500
+#define REFUSE_RETRY_MAX_MS 30000
+#define FORGET_TIMEOUT_MS 1000
+#define QMP_CANCEL_TIMEOUT_MS 20000
+/* Between two questions, when finish goes unanswered and the migration is in doubt. */
+#define FINISH_RETRY_FIRST_MS 200
+#define FINISH_RETRY_MAX_MS 5000
+
+/* ---- finish ---- */
+
+enum finish_answer { FINISH_RUNNING, FINISH_REFUSED, FINISH_NO_ANSWER };
+
+/* Ask the destination to take the VM (or to refuse it); both decide durably there and may be repeated. */
+static enum finish_answer source_ask_outcome(struct source *s, const char *question, int64_t timeout_ms, struct error **e)
+{
+	cleanup_json json_t *body =
+		json_pack("{ss ss sI ss sb}", "migration", s->migration->id, "vm_uuid", s->migration->vm_uuid, "epoch",
+			  (json_int_t)s->migration->epoch, "source", s->host->name, "dry_run", (int)!s->destination_prepared);
+	cleanup_json json_t *answer = NULL;
+	cleanup_free char *path = xasprintf("/v1/peer/%s", question);
+	if (!s->peer && peers_take(s->host->peers, s->migration->destination, &s->peer, e) < 0)
+		return FINISH_NO_ANSWER;
+	http_client_set_interrupt(s->peer, source_stopping, s);
+	if (http_client_request(s->peer, "POST", path, body, timeout_ms, &answer, e) < 0) {
+		peers_give_back(s->host->peers, s->migration->destination, take_ptr(s->peer), true);
+		return FINISH_NO_ANSWER;
+	}
+	const char *state = NULL, *journal = NULL, *message = NULL;
+	int64_t took_us = 0;
+	if (json_get_string(answer, "state", &state, e) < 0 || json_get_string(answer, "journal", &journal, e) < 0 ||
+	    json_get_string_opt(answer, "message", &message, e) < 0 ||
+	    json_get_integer_opt(answer, "took_us", 0, INT64_MAX, &took_us, e) < 0)
+		return FINISH_NO_ANSWER;
+	int64_t wire_us = http_client_last_us(s->peer) - took_us;
+	s->round_trip_us = wire_us > 0 ? wire_us : 0;
+	if (strcmp(state, handover_state_name(HANDOVER_RUNNING)) == 0)
+		return FINISH_RUNNING;
+	if (strcmp(state, handover_state_name(HANDOVER_REFUSED)) == 0) {
+		error_set(e, ERROR_PEER_REFUSED, "%s", message ? message : "the destination refused");
+		return FINISH_REFUSED;
+	}
+	/* It does not know the migration. If its journal is the one that it prepared with, it never took the VM; a journal that
+	 * has been lost since proves nothing. */
+	if (strcmp(state, handover_state_name(HANDOVER_NONE)) == 0 && strcmp(journal, s->migration->peer_journal_id) == 0) {
+		error_set(e, ERROR_PEER_REFUSED, "the destination never prepared this migration");
+		return FINISH_REFUSED;
+	}
+	error_set(e, ERROR_MIGRATION_IN_DOUBT,
+		  "%s answers '%s' with journal %s, but prepared with journal %s: it cannot tell whether it took the VM",
+		  s->migration->destination, state, journal, s->migration->peer_journal_id);
+	return FINISH_NO_ANSWER;
+}
+
+/* Repeat the question ("finish", or "refuse" where that is all that may still be asked) until the destination has decided.
+ * Returns FINISH_NO_ANSWER only when ferryd is stopping. */
+static enum finish_answer source_finish(struct source *s, const char *question, struct error **e)
+{
+	struct migration *migration = s->migration;
+	int64_t wait_ms = FINISH_RETRY_FIRST_MS;
+	migration_lock(migration);
+	migration->too_late_to_abort = true;
+	migration_unlock_changed(migration);
+	for (;;) {
+		struct error *problem = NULL;
+		enum finish_answer answer = source_ask_outcome(s, question, s->host->finish_timeout_ms, &problem);
+		if (answer != FINISH_NO_ANSWER) {
+			error_move(e, problem);
+			return answer;
+		}
+		log_failure(LOG_LEVEL_WARNING, "no answer from the destination; asking again", problem);
+		cleanup_free char *words = xasprintf("waiting for %s to say whether it has taken the VM: %s", migration->destination,
+						     problem->message);
+		migration_set_reason(migration, ERROR_MIGRATION_IN_DOUBT, words);
+		migration_set_status(migration, MIGRATION_IN_DOUBT);
+		error_free(problem);
+		if (migration_host_wait_stopping(s->host, wait_ms))
+			return FINISH_NO_ANSWER;
+		wait_ms = wait_ms * 2 > FINISH_RETRY_MAX_MS ? FINISH_RETRY_MAX_MS : wait_ms * 2;
+	}
+}
+
+/* ---- confirm ---- */
+
+void source_end(struct source *s, enum migration_status status)
+{
+	cleanup_error struct error *e = NULL;
+	/* Whoever reads the new status may want the VM at once. */
+	inventory_job_ends_soon(s->host->inventory, s->migration->vm);
+	migration_set_status(s->migration, status);
+	if (journal_keep_view(s->host->journal, s->migration, &e) < 0)
+		log_failure(LOG_LEVEL_WARNING, "cannot keep the result", e);
+}
+
+static void source_set_cleanup_pending(struct source *s, bool pending)
+{
+	migration_lock(s->migration);
+	s->migration->cleanup_pending = pending;
+	migration_unlock_changed(s->migration);
+}
+
+int source_confirm(struct source *s, struct error **e)
+{
+	struct migration *migration = s->migration;
+	struct vm *vm = migration->vm;
+	struct journal_ownership gone = {
+		.vm = vm,
+		.owner = migration->destination,
+		.epoch = migration->epoch,
+		.definition = migration->request.keep_source_definition ? vm->definition : NULL,
+	};
+	if (migration->handover == HANDOVER_OFFERED && journal_step(s->host->journal, migration, HANDOVER_RELEASED, &gone, e) < 0)
+		return -1;
+	migration_set_owner(migration, migration->destination);
+	struct error *problem = NULL;
+	fault_point("", "source-released");
+	if (vm_end(s->host->inventory, vm, &problem) < 0) {
+		/* The VM runs over there; what is left here is a stopped process. Tried again at the next start of ferryd. */
+		log_failure(LOG_LEVEL_WARNING, "cannot end the source's QEMU", problem);
+		source_set_cleanup_pending(s, true);
+		error_free(problem);
+	}
+	return 0;
+}
+
+/* ---- the way back ---- */
+
+/* Keep the first error; nobody is helped if a port that does not open keeps the guest from running on. */
+static void keep_first(struct error **first, struct error **next)
+{
+	if (*next)
+		log_failure(LOG_LEVEL_ERROR, "on the way back", *next);
+	if (*first)
+		error_free(*next);
+	else
+		*first = *next;
+	*next = NULL;
+}
+
+/* Make the guest run here again (if it did before). Finish was never sent, or was refused durably. */
+static int source_take_back(struct source *s, struct error **e)
+{
+	struct migration *migration = s->migration;
+	struct machine_state state;
+	struct error *first = NULL, *next = NULL;
+	/* The copy must have ended before anything else is touched. That QEMU may have completed it by now changes nothing:
+	 * nobody was asked to take the VM. */
+	s->driver->state(s->machine, &state);
+	if (s->copied.begun && state.run != MACHINE_GONE && s->driver->move_cancel(s->machine, QMP_CANCEL_TIMEOUT_MS, &next) < 0) {
+		s->driver->state(s->machine, &state);
+		if (state.run != MACHINE_GONE) { /* it is left as it is; but ours, as nobody was asked to take it */
+			if (migration->handover == HANDOVER_OFFERED &&
+			    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, NULL) < 0)
+				log_error("the journal cannot be written either");
+			return error_move(e, next);
+		}
+		error_free(take_ptr(next));
+	}
+	fault_point("", "copy-cancelled");
+	if (migration->handover == HANDOVER_OFFERED && journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, e) < 0)
+		return -1;
+	s->driver->state(s->machine, &state);
+	if (state.run == MACHINE_GONE) {
+		cleanup_free char *words = s->driver->last_words(s->machine);
+		return error_set(e, ERROR_QEMU_GONE, "the source's QEMU has ended, and the guest with it: %s", words);
+	}
+	if (!s->copied.begun)
+		return 0;
+	(void)s->driver->move_restore(s->machine, &next);
+	keep_first(&first, &next);
+	if (s->copied.ports_shut)
+		(void)s->driver->ports_open(s->machine, &next);
+	keep_first(&first, &next);
+	if (s->copied.was_running) /* QEMU has seen to it by itself, or must be told; telling it twice does no harm */
+		(void)s->driver->resume(s->machine, &next);
+	keep_first(&first, &next);
+	return first ? error_move(e, first) : 0;
+}
+
+/* Tell the destination that it must not take the VM, or, if it never prepared, that it can forget us: then it has nothing
+ * but a port in reserve, for a minute. */
+void source_send_refuse(struct source *s)
+{
+	cleanup_error struct error *e = NULL;
+	if (!s->destination_prepared) {
+		(void)source_ask_outcome(s, "refuse", FORGET_TIMEOUT_MS, &e);
+	} else if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) != FINISH_REFUSED) {
+		log_failure(LOG_LEVEL_WARNING, "the destination did not confirm the rollback; telling it again later", e);
+		source_set_cleanup_pending(s, true);
+		s->refuse_pending = true;
+	}
+}
+
+/* After the end: the VM is ours and free, the destination does not know it yet. Finish was never sent or was refused, so any
+ * answer will do. (If ferryd stops meanwhile, the destination will ask, and hears that the migration has ended.) */
+void source_retry_refuse(struct source *s)
+{
+	int64_t wait_ms = REFUSE_RETRY_FIRST_MS;
+	while (s->refuse_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
+		cleanup_error struct error *e = NULL;
+		wait_ms = wait_ms * 2 > REFUSE_RETRY_MAX_MS ? REFUSE_RETRY_MAX_MS : wait_ms * 2;
+		if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) == FINISH_NO_ANSWER && e->code != ERROR_MIGRATION_IN_DOUBT)
+			continue;
+		s->refuse_pending = false;
+		source_set_cleanup_pending(s, false);
+		cleanup_error struct error *problem = NULL;
+		if (journal_keep_view(s->host->journal, s->migration, &problem) < 0)
+			log_failure(LOG_LEVEL_WARNING, "cannot keep the result", problem);
+	}
+}
+
+/* The migration failed with `why` while the VM is ours. */
+void source_roll_back(struct source *s, const struct error *why)
+{
+	struct migration *migration = s->migration;
+	struct error *problem = NULL;
+	enum migration_status status = s->copied.begun ? MIGRATION_ROLLED_BACK : MIGRATION_FAILED;
+	log_failure(LOG_LEVEL_WARNING, "rolling back", why);
+	migration_set_reason(migration, why->code, why->message);
+	if (s->machine && source_take_back(s, &problem) < 0) {
+		struct machine_state state;
+		s->driver->state(s->machine, &state);
+		log_failure(LOG_LEVEL_ERROR, "rollback", problem);
+		cleanup_free char *words = xasprintf("%s; then the way back failed (the guest is %s): %s", why->message,
+						     machine_run_name(state.run), problem->message);
+		migration_set_reason(migration, why->code, words);
+		status = MIGRATION_ROLLED_BACK;
+	}
+	/* Without a machine (it ended while the answer was awaited) it is ours all the same: stopped. */
+	if (!s->machine && migration->handover == HANDOVER_OFFERED &&
+	    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, &problem) < 0)
+		log_failure(LOG_LEVEL_ERROR, "rollback", problem);
+	error_free(problem);
+	fault_point("", "taken-back");
+	if (s->destination_asked || s->destination_prepared)
+		source_send_refuse(s);
+	if (migration->handover == HANDOVER_OFFERED) {
+		/* The journal cannot be written: a later ferryd would send finish, so the guest stays stopped and locked until one
+		 * has settled it. */
+		migration_set_status(migration, MIGRATION_IN_DOUBT);
+		return;
+	}
+	source_end(s, why->code == ERROR_CANCELLED ? MIGRATION_CANCELLED : status);
+}
+
+/* ---- settle ---- */
+
+/* From "our QEMU has completed" to the end, whatever the destination decides. */
+void source_settle(struct source *s, const char *question)
+{
+	struct migration *migration = s->migration;
+	cleanup_error struct error *e = NULL;
+	migration_set_status(migration, MIGRATION_COMPLETING);
+	enum finish_answer answer = source_finish(s, question, &e);
+	int64_t answered_us = clock_monotonic_us();
+	if (answer == FINISH_NO_ANSWER)
+		return; /* ferryd is stopping: the journal says offered, the guest stays paused, and the next ferryd asks again */
+	if (answer == FINISH_REFUSED) {
+		source_roll_back(s, e);
+		return;
+	}
+	migration_lock(migration);
+	if (s->copied.stopped_us)
+		migration->downtime_us = answered_us - s->copied.stopped_us - s->round_trip_us / 2;
+	migration->reason_code = ERROR_CODE_COUNT; /* a doubt that has been cleared up is no reason */
+	migration_unlock_changed(migration);
+	if (s->machine)
+		copy_keep_final_figures(s->driver, s->machine, migration);
+	if (source_confirm(s, &e) < 0) {
+		/* The journal cannot be written: leave the guest stopped, the record `offered`; a restart settles it. */
+		log_failure(LOG_LEVEL_ERROR, "cannot release the VM", e);
+		migration_set_reason(migration, e->code, e->message);
+		migration_set_status(migration, MIGRATION_IN_DOUBT);
+		return;
+	}
+	source_end(s, MIGRATION_COMPLETED);
+}
