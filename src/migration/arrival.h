@@ -1,25 +1,50 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the destination holds for one arriving VM outside of the journal: the data port with the little server that answers
- * the source's probe on it, and the watch over a prepared machine. Internal to destination.c.
+ * An arriving VM at the destination, and what can be done with it. Between destination.c (the messages) and arrival.c
+ * only. All of it is called with the migration's `work` mutex held, but for the watcher's own thread, which takes it by
+ * trying.
  */
 #ifndef FERRY_MIGRATION_ARRIVAL_H
 #define FERRY_MIGRATION_ARRIVAL_H
 
+#include "migration/data_port.h"
 #include "migration/host.h"
+#include "migration/offer.h"
 
-/* A port of [data] native_ports on which a probe is answered. */
-struct data_port {
-	struct loop *loop;
-	struct loop_source *source;
-	int fd;
-	uint16_t port;
-	char token[RANDOM_ID_SIZE];
+/* Guarded by migration->work. */
+struct destination_arrival {
+	struct data_port port;
+	struct loop_source *timer; /* drops it if prepare does not follow the check */
+	struct offer offer;
+	bool new_here;                     /* the VM was unknown before: a refusal forgets it again */
+	struct definition *old_definition; /* what was kept of an earlier stay here; a refusal brings it back */
+	int64_t heard_us;                  /* of the source, last */
+	bool watched;
+	bool watch_ends; /* atomic: read without `work` */
+	pthread_t watcher;
 };
 
-/* Find a free port and answer each connection to it with the token (on the loop's thread). ERROR_DATA_PORTS if none is free. */
-int data_port_reserve(struct migration_host *host, struct data_port *ret, struct error **e) MUST_CHECK;
-/* Let it go, so that a QEMU can listen there. */
-void data_port_release(struct data_port *data_port);
+/* Accepts NULL. */
+void arrival_free(struct destination_arrival *arrival);
+/* What was only checked is forgotten, and its port let go. */
+void arrival_forget_checked(struct migration_host *host, struct migration *migration);
+
+/* Look after a prepared machine: if it ends, or nothing is heard of the source for too long and it does not answer a
+ * question either, refuse. */
+void arrival_watch(struct migration_host *host, struct migration *migration);
+/* To refused (from prepared, from none, or, with proof that the guest never ran, from taken): the machine is ended
+ * first, then it is said durably, then the VM is let go. */
+int arrival_refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why,
+		   struct error **e) MUST_CHECK;
+/* prepared -> taken -> running (or refused): waits until everything has been loaded. ERROR_TIMEOUT decides nothing. */
+int arrival_take(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+/* taken -> running (or refused). Also after a restart in between. */
+int arrival_take_over(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+/* The VM is ours and runs: give up what was only for the arrival, let the job go; at once, or by a thread of its own so
+ * that nobody waits for it. */
+void arrival_settle(struct migration_host *host, struct migration *migration);
+void arrival_settle_soon(struct migration_host *host, struct migration *migration);
+/* Set the last status and keep the record. */
+void arrival_end(struct migration_host *host, struct migration *migration, enum migration_status status);
 
 #endif

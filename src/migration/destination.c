@@ -2,8 +2,8 @@
 /*
  * The destination's side of a migration.
  *
- * Theory of operation. The source asks; every answer follows from the journal's state of this migration (handover.tbl) and
- * moves it on at most one decision:
+ * Theory of operation. The source asks; every answer follows from the journal's state of this migration (handover.tbl)
+ *and moves it on at most one decision:
  *
  *	check     none                 looks at everything, reserves a data port; nothing durable
  *	prepare   none -> prepared     the VM is known here from now on, owned by the source; QEMU waits
@@ -13,14 +13,13 @@
  *	refuse    prepared -> refused  the machine is ended
  *	          none -> refused      a tombstone: finish for this id is refused for ever
  *
- * A record is durable before the act that it names. Messages are answered under the migration's `work` mutex, so two of them
- * never decide at once. A watcher thread looks after a prepared machine: if QEMU ends, or nothing is heard of the source for
- * too long and it does not answer a question either, the destination refuses by itself; that is always safe, because as
- * long as it is only prepared nobody has been told that the VM runs here.
+ * A record is durable before the act that it names. Messages are answered under the migration's `work` mutex, so two of
+ *them never decide at once. A watcher thread looks after a prepared machine: if QEMU ends, or nothing is heard of the
+ *source for too long and it does not answer a question either, the destination refuses by itself; that is always safe,
+ *because as long as it is only prepared nobody has been told that the VM runs here.
  */
 #include "migration/destination.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,37 +30,9 @@
 #include "base/xalloc.h"
 #include "migration/arrival.h"
 #include "migration/checks.h"
-#include "migration/offer.h"
 #include "net/socket.h"
 
 #define CHECK_LIFETIME_MS 15000 /* a port reserved by check is let go if prepare does not follow */
-#define ASK_SOURCE_TIMEOUT_MS 5000
-#define WATCH_PERIOD_US 500000
-#define LOAD_TIMEOUT_US 20000000 /* one try; the source asks again */
-
-/* Guarded by migration->work. */
-struct destination_arrival {
-	struct data_port port;
-	struct loop_source *timer; /* drops it if prepare does not follow the check */
-	struct offer offer;
-	bool new_here;			       /* the VM was unknown before: a refusal forgets it again */
-	struct definition *old_definition;     /* what was kept of an earlier stay here; a refusal brings it back */
-	int64_t heard_us;		       /* of the source, last */
-	bool watched;
-	bool watch_ends; /* atomic: read without `work` */
-	pthread_t watcher;
-};
-
-static void arrival_free(struct destination_arrival *arrival)
-{
-	if (!arrival)
-		return;
-	data_port_release(&arrival->port);
-	loop_source_remove(arrival->timer);
-	offer_done(&arrival->offer);
-	definition_free(arrival->old_definition);
-	free(arrival);
-}
 
 /* ---- check ---- */
 
@@ -76,13 +47,6 @@ static int parse_offer_of(const char *caller, const json_t *body, struct offer *
 	return -1;
 }
 
-/* What was only checked is forgotten, and its port let go. `work` is held. */
-static void forget_checked(struct migration_host *host, struct migration *migration)
-{
-	arrival_free(take_ptr(migration->arrival));
-	migration_list_remove(host->migrations, migration);
-}
-
 static void drop_if_stale(void *user, struct migration *migration)
 {
 	struct migration_host *host = user;
@@ -90,7 +54,7 @@ static void drop_if_stale(void *user, struct migration *migration)
 		return; /* somebody works on it: it is not stale */
 	if (migration->handover == HANDOVER_NONE && migration->arrival &&
 	    clock_monotonic_us() - migration->arrival->heard_us >= CHECK_LIFETIME_MS * 1000)
-		forget_checked(host, migration);
+		arrival_forget_checked(host, migration);
 	pthread_mutex_unlock(&migration->work);
 }
 
@@ -100,8 +64,6 @@ static void drop_stale(void *user)
 	struct migration_host *host = user;
 	migration_list_each(host->migrations, drop_if_stale, host);
 }
-
-static int refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why, struct error **e);
 
 struct superseding {
 	struct migration_host *host;
@@ -121,14 +83,16 @@ static void refuse_if_superseded(void *user, struct migration *migration)
 	bool another = strcmp(migration->id, offer->migration_id) != 0; /* else the message has come twice */
 	pthread_mutex_lock(&migration->work);
 	if (migration->handover == HANDOVER_PREPARED && another &&
-	    refuse(superseding->host, migration, ERROR_CANCELLED, "the source has begun another migration of the VM", &e) < 0)
+	    arrival_refuse(superseding->host, migration, ERROR_CANCELLED,
+			   "the source has begun another migration of the VM", &e) < 0)
 		log_failure(LOG_LEVEL_ERROR, "refusing", e);
 	else if (migration->handover == HANDOVER_NONE && migration->arrival)
-		forget_checked(superseding->host, migration);
+		arrival_forget_checked(superseding->host, migration);
 	pthread_mutex_unlock(&migration->work);
 }
 
-int destination_check(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+int destination_check(struct migration_host *host, const char *caller, const json_t *body, json_t **ret,
+		      struct error **e)
 {
 	struct offer offer = {0};
 	if (parse_offer_of(caller, body, &offer, e) < 0)
@@ -145,8 +109,8 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	/* What was refused before it was heard of must not begin either. */
 	enum handover_state earlier = HANDOVER_NONE;
 	if (journal_state(host->journal, offer.migration_id, &earlier, e) < 0 ||
-	    (earlier != HANDOVER_NONE &&
-	     error_set(e, ERROR_PEER_STALE, "migration %s is %s here", offer.migration_id, handover_state_name(earlier)) < 0)) {
+	    (earlier != HANDOVER_NONE && error_set(e, ERROR_PEER_STALE, "migration %s is %s here", offer.migration_id,
+						   handover_state_name(earlier)) < 0)) {
 		offer_done(&offer);
 		return -1;
 	}
@@ -156,8 +120,8 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 		offer_done(&offer);
 		return -1;
 	}
-	cleanup_json json_t *answer = json_pack("{si ss ss}", "protocol", MIGRATION_PROTOCOL, "host", host->name, "journal",
-						journal_id(host->journal));
+	cleanup_json json_t *answer = json_pack("{si ss ss}", "protocol", MIGRATION_PROTOCOL, "host", host->name,
+						"journal", journal_id(host->journal));
 	struct destination_arrival *arrival = xcalloc(1, sizeof(*arrival));
 	struct error *no_port = NULL;
 	arrival->heard_us = clock_monotonic_us();
@@ -167,11 +131,12 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 		arrival_free(arrival);
 	} else {
 		json_object_set_new(answer, "data",
-				    json_pack("{ss si ss sb}", "address", host->data_address, "port", (int)arrival->port.port,
-					      "token", arrival->port.token, "trusted",
+				    json_pack("{ss si ss sb}", "address", host->data_address, "port",
+					      (int)arrival->port.port, "token", arrival->port.token, "trusted",
 					      (int)socket_address_in_networks(host->data_address, host->trusted)));
-		migration = migration_new(host->migrations, offer.migration_id, MIGRATION_DESTINATION, offer.definition->name,
-					  offer.definition->uuid, offer.source, host->name, offer.epoch);
+		migration = migration_new(host->migrations, offer.migration_id, MIGRATION_DESTINATION,
+					  offer.definition->name, offer.definition->uuid, offer.source, host->name,
+					  offer.epoch);
 		migration->arrival = arrival;
 		migration_set_status(migration, MIGRATION_CHECKING);
 		migration_unref(migration);
@@ -180,177 +145,6 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	offer_done(&offer);
 	*ret = take_ptr(answer);
 	return 0;
-}
-
-/* ---- refusing; `work` is held ---- */
-
-static void end_with(struct migration_host *host, struct migration *migration, enum migration_status status)
-{
-	cleanup_error struct error *e = NULL;
-	migration_set_status(migration, status);
-	if (journal_keep_view(host->journal, migration, &e) < 0)
-		log_failure(LOG_LEVEL_WARNING, "cannot keep the result", e);
-}
-
-static void stop_watching(struct migration_host *host, struct migration *migration)
-{
-	struct destination_arrival *arrival = migration->arrival;
-	if (!arrival || !arrival->watched)
-		return;
-	arrival->watched = false;
-	if (pthread_equal(pthread_self(), arrival->watcher)) { /* the watcher itself refuses; it ends right after */
-		pthread_detach(pthread_self());
-		return;
-	}
-	__atomic_store_n(&arrival->watch_ends, true, __ATOMIC_RELEASE);
-	inventory_driver(host->inventory)->nudge(migration->vm->machine);
-	pthread_join(arrival->watcher, NULL); /* it takes `work` only by trying */
-}
-
-/* prepared -> refused or taken -> refused: end the machine, then say so durably, then let the VM go. When the guest cannot have
- * run, ending its process first is what makes the refusal true. */
-static int refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why, struct error **e)
-{
-	struct destination_arrival *arrival = migration->arrival;
-	struct vm *vm = migration->vm;
-	log_info("refusing: %s", why);
-	if (vm && vm->machine) {
-		stop_watching(host, migration);
-		if (vm_end(host->inventory, vm, e) < 0)
-			return error_wrap(e, "ending the incoming QEMU");
-	}
-	/* The source owned it before the epoch that did not come. */
-	struct journal_ownership back = {
-		.vm = vm,
-		.owner = migration->source,
-		.epoch = migration->epoch - 1,
-		.definition = arrival ? arrival->old_definition : NULL,
-	};
-	if (journal_step(host->journal, migration, HANDOVER_REFUSED, vm ? &back : NULL, e) < 0)
-		return -1;
-	migration_set_reason(migration, code, why);
-	bool forget = vm && arrival && arrival->new_here;
-	if (arrival)
-		arrival->old_definition = NULL; /* the VM has it now */
-	arrival_free(take_ptr(migration->arrival));
-	if (vm) {
-		struct error *problem = NULL;
-		vm->arriving = false;
-		/* The tombstone is in the migration's row; the VM itself need not be remembered if it was new here. */
-		if (forget && vm_forget(host->inventory, vm, &problem) < 0)
-			log_failure(LOG_LEVEL_WARNING, "cannot forget the VM", problem);
-		error_free(problem);
-		migration->vm = NULL;
-		inventory_unlock(host->inventory, vm);
-	}
-	end_with(host, migration, code == ERROR_CANCELLED ? MIGRATION_CANCELLED : MIGRATION_ROLLED_BACK);
-	return 0;
-}
-
-/* ---- the watch over a prepared machine ---- */
-
-/* Whether the source still works on this migration: asked when nothing was heard for a while. */
-static bool source_still_there(struct migration_host *host, struct migration *migration, const char **ret_why)
-{
-	cleanup_error struct error *e = NULL;
-	cleanup_json json_t *answer = NULL;
-	struct http_client *client = NULL;
-	cleanup_free char *path = xasprintf("/v1/peer/outcome/%s", migration->id);
-	*ret_why = "the source does not answer";
-	if (peers_take(host->peers, migration->source, &client, &e) < 0)
-		return false;
-	int r = http_client_request(client, "GET", path, NULL, ASK_SOURCE_TIMEOUT_MS, &answer, &e);
-	bool answered = r == 0 || http_client_answered(client);
-	peers_give_back(host->peers, migration->source, client, !answered);
-	if (!answered)
-		return false;
-	*ret_why = "the source has given the migration up";
-	return r == 0 && !json_is_true(json_object_get(answer, "ended"));
-}
-
-struct watch {
-	struct migration_host *host;
-	struct migration *migration;
-};
-
-/* One look, `work` held. Returns false when there is nothing to watch any more. */
-static bool watch_look(const struct watch *watch, const struct machine_state *state)
-{
-	struct migration *migration = watch->migration;
-	cleanup_error struct error *e = NULL;
-	if (migration->handover != HANDOVER_PREPARED)
-		return false;
-	if (state->run != MACHINE_GONE)
-		return true;
-	cleanup_free char *words = inventory_driver(watch->host->inventory)->last_words(migration->vm->machine);
-	cleanup_free char *why = xasprintf("the destination's QEMU ended: %s", words);
-	if (refuse(watch->host, migration, ERROR_QEMU_GONE, why, &e) < 0)
-		log_failure(LOG_LEVEL_ERROR, "refusing", e);
-	return false;
-}
-
-/* Nothing was heard for too long: ask, without holding `work`; refuse when the answer (or the silence) says so. */
-static bool watch_silence(const struct watch *watch)
-{
-	struct migration_host *host = watch->host;
-	struct migration *migration = watch->migration;
-	const char *why;
-	if (source_still_there(host, migration, &why)) {
-		if (pthread_mutex_trylock(&migration->work) == 0) {
-			if (migration->arrival)
-				migration->arrival->heard_us = clock_monotonic_us();
-			pthread_mutex_unlock(&migration->work);
-		}
-		return true;
-	}
-	if (pthread_mutex_trylock(&migration->work) != 0)
-		return true; /* a message of the source is being answered just now */
-	bool go_on = migration->handover != HANDOVER_PREPARED;
-	if (!go_on) {
-		cleanup_error struct error *e = NULL;
-		if (refuse(host, migration, ERROR_PEER_UNREACHABLE, why, &e) < 0)
-			log_failure(LOG_LEVEL_ERROR, "refusing", e);
-	}
-	pthread_mutex_unlock(&migration->work);
-	return false;
-}
-
-static void *watch_main(void *user)
-{
-	struct watch *watch = user;
-	struct migration_host *host = watch->host;
-	struct migration *migration = watch->migration;
-	struct destination_arrival *arrival = migration->arrival; /* lives as long as the watch does, see stop_watching() */
-	const struct vm_driver *driver = inventory_driver(host->inventory);
-	struct machine *machine = migration->vm->machine;
-	log_context_set(migration->id, migration->vm_name);
-	for (;;) {
-		struct machine_state state;
-		driver->state(machine, &state);
-		if (__atomic_load_n(&arrival->watch_ends, __ATOMIC_ACQUIRE) || migration_host_stopping(host))
-			break;
-		if (pthread_mutex_trylock(&migration->work) == 0) {
-			int64_t silent_ms = (clock_monotonic_us() - arrival->heard_us) / 1000;
-			bool go_on = watch_look(watch, &state);
-			pthread_mutex_unlock(&migration->work);
-			if (!go_on || (silent_ms > host->silence_limit_ms && !watch_silence(watch)))
-				break;
-		}
-		(void)driver->wait_change(machine, state.change, clock_monotonic_us() + WATCH_PERIOD_US);
-	}
-	free(watch);
-	migration_unref(migration);
-	migration_host_worker_done(host);
-	return NULL;
-}
-
-static void start_watching(struct migration_host *host, struct migration *migration)
-{
-	struct watch *watch = xcalloc(1, sizeof(*watch));
-	watch->host = host;
-	watch->migration = migration_ref(migration);
-	migration->arrival->watched = true;
-	migration_host_start_worker(host, watch_main, watch, &migration->arrival->watcher);
 }
 
 /* ---- prepare ---- */
@@ -390,7 +184,8 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 	struct machine *machine = NULL;
 	data_port_release(&arrival->port); /* the machine listens there now */
 	if (inventory_driver(host->inventory)
-		    ->start_incoming(inventory_driver_host(host->inventory), vm->definition, &move, &observer, &machine, e) < 0)
+		    ->start_incoming(inventory_driver_host(host->inventory), vm->definition, &move, &observer, &machine,
+				     e) < 0)
 		return -1;
 	vm_set_machine(host->inventory, vm, machine);
 	fault_point("", "incoming-started");
@@ -398,7 +193,7 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 	migration->encrypted = offer->tls_key_hex != NULL;
 	migration_unlock_changed(migration);
 	migration_set_status(migration, MIGRATION_COPYING);
-	start_watching(host, migration);
+	arrival_watch(host, migration);
 	return 0;
 }
 
@@ -408,17 +203,18 @@ static int prepare_held(struct migration_host *host, struct migration *migration
 	if (migration->handover == HANDOVER_PREPARED)
 		return 0; /* said twice */
 	if (migration->handover != HANDOVER_NONE || !arrival)
-		return error_set(e, ERROR_PEER_STALE, "migration %s is %s here", migration->id, handover_state_name(migration->handover));
+		return error_set(e, ERROR_PEER_STALE, "migration %s is %s here", migration->id,
+				 handover_state_name(migration->handover));
 	if (offer->epoch != migration->epoch || strcmp(offer->definition->uuid, migration->vm_uuid) != 0)
 		return error_set(e, ERROR_PEER_PROTOCOL, "prepare and check of migration %s disagree", migration->id);
 	cleanup_free char *job = xasprintf("migration %s", migration->id);
-	if (inventory_lock_arriving(host->inventory, migration->vm_uuid, migration->vm_name, job, &migration->vm, e) < 0)
+	if (inventory_lock_arriving(host->inventory, migration->vm_uuid, migration->vm_name, job, &migration->vm, e) <
+	    0)
 		return -1;
 	struct vm *vm = migration->vm;
-	if (vm->machine || vm->epoch >= offer->epoch ||
-	    (vm->epoch && strcmp(vm->owner, host->name) == 0)) {
-		error_set(e, ERROR_PEER_STALE, "%s has the VM at epoch %llu, owned by '%s'; the offer is of epoch %llu", host->name,
-			  (unsigned long long)vm->epoch, vm->owner, (unsigned long long)offer->epoch);
+	if (vm->machine || vm->epoch >= offer->epoch || (vm->epoch && strcmp(vm->owner, host->name) == 0)) {
+		error_set(e, ERROR_PEER_STALE, "%s has the VM at epoch %llu, owned by '%s'; the offer is of epoch %llu",
+			  host->name, (unsigned long long)vm->epoch, vm->owner, (unsigned long long)offer->epoch);
 		migration->vm = NULL;
 		inventory_unlock(host->inventory, vm);
 		return -1;
@@ -434,7 +230,7 @@ static int prepare_held(struct migration_host *host, struct migration *migration
 		return 0;
 	struct error *second = NULL;
 	if (migration->handover == HANDOVER_PREPARED &&
-	    refuse(host, migration, problem->code, problem->message, &second) < 0) {
+	    arrival_refuse(host, migration, problem->code, problem->message, &second) < 0) {
 		log_failure(LOG_LEVEL_ERROR, "refusing", second);
 	} else if (migration->vm) {
 		migration->vm = NULL;
@@ -444,7 +240,8 @@ static int prepare_held(struct migration_host *host, struct migration *migration
 	return error_move(e, problem);
 }
 
-int destination_prepare(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+int destination_prepare(struct migration_host *host, const char *caller, const json_t *body, json_t **ret,
+			struct error **e)
 {
 	struct offer offer = {0};
 	struct migration *migration = NULL;
@@ -467,104 +264,6 @@ int destination_prepare(struct migration_host *host, const char *caller, const j
 	return r;
 }
 
-/* ---- finish; `work` is held ---- */
-
-/* The VM is ours and runs: give up what was only for the arrival. */
-static void settle(struct migration_host *host, struct migration *migration)
-{
-	struct vm *vm = migration->vm;
-	struct error *problem = NULL;
-	stop_watching(host, migration);
-	arrival_free(take_ptr(migration->arrival));
-	if (vm->machine && inventory_driver(host->inventory)->move_restore(vm->machine, &problem) < 0)
-		log_failure(LOG_LEVEL_WARNING, "cannot put QEMU's migration settings back", problem);
-	error_free(problem);
-	vm->arriving = false;
-	migration->vm = NULL;
-	inventory_unlock(host->inventory, vm);
-	end_with(host, migration, MIGRATION_COMPLETED);
-}
-
-struct settling {
-	struct migration_host *host;
-	struct migration *migration;
-};
-
-static void *settle_main(void *user)
-{
-	struct settling *settling = user;
-	struct migration_host *host = settling->host;
-	log_context_set(settling->migration->id, settling->migration->vm_name);
-	pthread_mutex_lock(&settling->migration->work);
-	settle(host, settling->migration);
-	pthread_mutex_unlock(&settling->migration->work);
-	migration_unref(settling->migration);
-	free(settling);
-	migration_host_worker_done(host);
-	return NULL;
-}
-
-/* Settling takes some round trips to a QEMU that has just begun to run its guest; the source, whose user is waiting, need not
- * wait for it too. The job stays held until it is done, and whoever wants it meanwhile waits. */
-static void settle_soon(struct migration_host *host, struct migration *migration)
-{
-	struct settling *settling = xcalloc(1, sizeof(*settling));
-	settling->host = host;
-	settling->migration = migration_ref(migration);
-	migration->settling = true;
-	inventory_job_ends_soon(host->inventory, migration->vm);
-	migration_host_start_worker(host, settle_main, settling, NULL);
-}
-
-/* taken -> running (or, with proof that it never ran, refused). Also after a restart in between. */
-static int take_over(struct migration_host *host, struct migration *migration, struct error **e)
-{
-	const struct vm_driver *driver = inventory_driver(host->inventory);
-	struct machine *machine = migration->vm->machine;
-	struct error *problem = NULL;
-	bool ran = true; /* without a machine: it may have run before it ended */
-	if (machine && driver->take_over(machine, migration->guest_paused, &ran, &problem) < 0 && !ran) {
-		int r = refuse(host, migration, problem->code, problem->message, e);
-		error_free(problem);
-		return r;
-	}
-	if (!machine)
-		error_set(&problem, ERROR_QEMU_GONE, "the destination's QEMU ended while it took over");
-	if (journal_step(host->journal, migration, HANDOVER_RUNNING, NULL, e) < 0) {
-		error_free(problem);
-		return -1;
-	}
-	migration_set_owner(migration, host->name);
-	if (problem) { /* it is ours, and it crashed: the source must not resume, for disks may have changed */
-		log_failure(LOG_LEVEL_ERROR, "the guest was taken over and ended", problem);
-		migration_set_reason(migration, problem->code, problem->message);
-		error_free(problem);
-	}
-	return 0;
-}
-
-static int take(struct migration_host *host, struct migration *migration, struct error **e)
-{
-	const struct vm_driver *driver = inventory_driver(host->inventory);
-	struct vm *vm = migration->vm;
-	if (!vm || !vm->machine) /* an earlier refusal could not be recorded */
-		return refuse(host, migration, ERROR_QEMU_GONE, "the destination has no QEMU for it", e);
-	migration_set_status(migration, MIGRATION_COMPLETING);
-	struct error *problem = NULL;
-	if (driver->wait_loaded(vm->machine, clock_monotonic_us() + LOAD_TIMEOUT_US, &problem) < 0) {
-		if (problem->code == ERROR_TIMEOUT)
-			return error_move(e, problem); /* still loading: decide nothing, the source asks again */
-		int r = refuse(host, migration, problem->code, problem->message, e);
-		error_free(problem);
-		return r;
-	}
-	struct journal_ownership ours = {
-		.vm = vm, .owner = host->name, .epoch = migration->epoch, .definition = vm->definition};
-	if (journal_step(host->journal, migration, HANDOVER_TAKEN, &ours, e) < 0)
-		return -1;
-	return take_over(host, migration, e);
-}
-
 /* ---- the source's questions ---- */
 
 struct question {
@@ -576,7 +275,8 @@ struct question {
 static int read_question(const char *caller, const json_t *body, struct question *ret, struct error **e)
 {
 	struct question question = {0};
-	if (json_get_string(body, "migration", &question.id, e) < 0 || json_get_string(body, "vm_uuid", &question.vm_uuid, e) < 0 ||
+	if (json_get_string(body, "migration", &question.id, e) < 0 ||
+	    json_get_string(body, "vm_uuid", &question.vm_uuid, e) < 0 ||
 	    json_get_string(body, "source", &question.source, e) < 0 ||
 	    json_get_integer(body, "epoch", 2, INT64_MAX, &question.epoch, e) < 0 ||
 	    json_get_bool_opt(body, "dry_run", &question.dry_run, e) < 0)
@@ -584,15 +284,17 @@ static int read_question(const char *caller, const json_t *body, struct question
 	if (!offer_id_valid(question.id))
 		return error_set(e, ERROR_PEER_PROTOCOL, "key 'migration' is not an id");
 	if (strcmp(question.source, caller) != 0)
-		return error_set(e, ERROR_PERMISSION, "the certificate says '%s', the message '%s'", caller, question.source);
+		return error_set(e, ERROR_PERMISSION, "the certificate says '%s', the message '%s'", caller,
+				 question.source);
 	*ret = question;
 	return 0;
 }
 
-static json_t *answer_state(struct migration_host *host, enum handover_state state, const char *message, int64_t began_us)
+static json_t *answer_state(struct migration_host *host, enum handover_state state, const char *message,
+			    int64_t began_us)
 {
-	return json_pack("{ss ss ss* sI}", "state", handover_state_name(state), "journal", journal_id(host->journal), "message",
-			 message, "took_us", (json_int_t)(clock_monotonic_us() - began_us));
+	return json_pack("{ss ss ss* sI}", "state", handover_state_name(state), "journal", journal_id(host->journal),
+			 "message", message, "took_us", (json_int_t)(clock_monotonic_us() - began_us));
 }
 
 typedef int decide_function(struct migration_host *host, struct migration *migration, const struct question *question,
@@ -605,9 +307,9 @@ static int decide_finish(struct migration_host *host, struct migration *migratio
 	if (migration->arrival)
 		migration->arrival->heard_us = clock_monotonic_us();
 	if (migration->handover == HANDOVER_PREPARED)
-		return take(host, migration, e);
+		return arrival_take(host, migration, e);
 	if (migration->handover == HANDOVER_TAKEN)
-		return take_over(host, migration, e);
+		return arrival_take_over(host, migration, e);
 	return 0;
 }
 
@@ -615,15 +317,15 @@ static int decide_refuse(struct migration_host *host, struct migration *migratio
 			 struct error **e)
 {
 	if (migration->handover == HANDOVER_PREPARED)
-		return refuse(host, migration, ERROR_CANCELLED, "the source took the VM back", e);
+		return arrival_refuse(host, migration, ERROR_CANCELLED, "the source took the VM back", e);
 	if (migration->handover == HANDOVER_NONE && question->dry_run) {
-		forget_checked(host, migration);
+		arrival_forget_checked(host, migration);
 		return 0;
 	}
 	if (migration->handover == HANDOVER_NONE)
-		return refuse(host, migration, ERROR_CANCELLED, "the source gave the migration up", e);
+		return arrival_refuse(host, migration, ERROR_CANCELLED, "the source gave the migration up", e);
 	if (migration->handover == HANDOVER_TAKEN) /* the record of what followed failed: the question moves it on */
-		return take_over(host, migration, e);
+		return arrival_take_over(host, migration, e);
 	return 0; /* running: too late, and the answer says so */
 }
 
@@ -637,8 +339,8 @@ static int answer_question(struct migration_host *host, const char *caller, cons
 		return -1;
 	log_context_set(question.id, NULL);
 	if (migration_find(host->migrations, question.id, &migration, NULL) < 0) {
-		/* Not in memory: an old one, or never heard of. A refusal is written down either way, so that a finish that comes
-		 * late finds it. */
+		/* Not in memory: an old one, or never heard of. A refusal is written down either way, so that a finish
+		 * that comes late finds it. */
 		enum handover_state state = HANDOVER_NONE;
 		if (journal_state(host->journal, question.id, &state, e) < 0)
 			return -1;
@@ -656,29 +358,33 @@ static int answer_question(struct migration_host *host, const char *caller, cons
 	int r = 0;
 	if (migration->role != MIGRATION_DESTINATION || strcmp(migration->source, caller) != 0 ||
 	    strcmp(migration->vm_uuid, question.vm_uuid) != 0 || migration->epoch != (uint64_t)question.epoch)
-		r = error_set(e, ERROR_PEER_STALE, "the question does not fit migration %s as it is known here", migration->id);
+		r = error_set(e, ERROR_PEER_STALE, "the question does not fit migration %s as it is known here",
+			      migration->id);
 	else
 		r = decide(host, migration, &question, e);
 	if (r == 0)
 		*ret = answer_state(host, migration->handover, migration->reason_message, began_us);
 	if (r == 0 && migration->handover == HANDOVER_RUNNING && migration->vm && !migration->settling)
-		settle_soon(host, migration);
+		arrival_settle_soon(host, migration);
 	pthread_mutex_unlock(&migration->work);
 	migration_unref(migration);
 	return r;
 }
 
-int destination_finish(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+int destination_finish(struct migration_host *host, const char *caller, const json_t *body, json_t **ret,
+		       struct error **e)
 {
 	return answer_question(host, caller, body, decide_finish, false, ret, e);
 }
 
-int destination_refuse(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+int destination_refuse(struct migration_host *host, const char *caller, const json_t *body, json_t **ret,
+		       struct error **e)
 {
 	return answer_question(host, caller, body, decide_refuse, true, ret, e);
 }
 
-int destination_outcome(struct migration_host *host, const char *caller, const char *migration_id, json_t **ret, struct error **e)
+int destination_outcome(struct migration_host *host, const char *caller, const char *migration_id, json_t **ret,
+			struct error **e)
 {
 	struct migration *migration = NULL;
 	if (migration_find(host->migrations, migration_id, &migration, e) < 0)
@@ -700,7 +406,7 @@ int destination_recover(struct migration_host *host, struct migration *migration
 {
 	log_context_set(migration->id, migration->vm_name);
 	if (migration->handover == HANDOVER_REFUSED) { /* all is said; the VM may be forgotten already */
-		end_with(host, migration, MIGRATION_ROLLED_BACK);
+		arrival_end(host, migration, MIGRATION_ROLLED_BACK);
 		log_context_set(NULL, NULL);
 		return 0;
 	}
@@ -713,24 +419,25 @@ int destination_recover(struct migration_host *host, struct migration *migration
 	case HANDOVER_PREPARED:
 		vm->arriving = true;
 		if (!vm->machine) {
-			r = refuse(host, migration, ERROR_QEMU_GONE, "the destination's QEMU was gone after a restart", e);
+			r = arrival_refuse(host, migration, ERROR_QEMU_GONE,
+					   "the destination's QEMU was gone after a restart", e);
 			break;
 		}
 		migration->arrival = xcalloc(1, sizeof(*migration->arrival));
 		migration->arrival->port.fd = -1;
 		migration->arrival->heard_us = clock_monotonic_us();
 		migration_set_status(migration, MIGRATION_COPYING);
-		start_watching(host, migration);
+		arrival_watch(host, migration);
 		break;
 	case HANDOVER_TAKEN:
 		migration_set_status(migration, MIGRATION_COMPLETING);
-		r = take_over(host, migration, e);
+		r = arrival_take_over(host, migration, e);
 		if (r == 0 && migration->handover == HANDOVER_RUNNING)
-			settle(host, migration);
+			arrival_settle(host, migration);
 		break;
 	case HANDOVER_RUNNING:
 		migration_set_owner(migration, host->name);
-		settle(host, migration);
+		arrival_settle(host, migration);
 		break;
 	default:
 		break; /* the source's states, and refused */

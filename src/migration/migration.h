@@ -82,7 +82,7 @@ struct migration {
 	enum handover_state handover;
 	char peer_journal_id[RANDOM_ID_SIZE]; /* of the other side, exchanged at prepare */
 	struct vm *vm;			      /* with its job held while the migration is not settled */
-	struct destination_arrival *arrival;  /* destination.c's own */
+	struct destination_arrival *arrival;  /* the destination's own: arrival.h */
 	bool settling;			      /* the destination is tidying up after it has answered "running" */
 	bool guest_paused;		      /* it was paused before, and stays so after, whoever has it then */
 	pthread_t worker;

@@ -8,12 +8,13 @@
  *	check    both sides' checks, all failures at once; the data port is really connected to (source_check.c)
  *	prepare  the destination starts a QEMU that waits
  *	copy     memory, until little enough is left (copy.c); the baton is offered before the guest may stop
- *	finish   only after our QEMU says completed: ask the destination to take the VM, until it has decided (source_outcome.c)
- *	confirm  it runs there: release ours (source_outcome.c)
+ *	finish   only after our QEMU says completed: ask the destination to take the VM, until it has decided
+ *(source_outcome.c) confirm  it runs there: release ours (source_outcome.c)
  *
- * What may be done when a stage fails follows from the baton alone (handover.tbl): as long as finish was never sent, the VM is
- * ours whatever our QEMU says, and is taken back. Once it was sent, only the destination's answer decides; until it comes the
- * guest stays paused and the migration is in doubt. Nothing here ever resumes the guest because of a time-out.
+ * What may be done when a stage fails follows from the baton alone (handover.tbl): as long as finish was never sent,
+ *the VM is ours whatever our QEMU says, and is taken back. Once it was sent, only the destination's answer decides;
+ *until it comes the guest stays paused and the migration is in doubt. Nothing here ever resumes the guest because of a
+ *time-out.
  */
 #include "migration/source.h"
 
@@ -151,7 +152,8 @@ static void *source_recover_main(void *user)
 	log_context_set(migration->id, migration->vm_name);
 	if (s->machine)
 		s->driver->state(s->machine, &state);
-	s->copied = (struct copy_result){.begun = s->machine != NULL, .was_running = !migration->guest_paused, .ports_shut = s->machine != NULL};
+	s->copied = (struct copy_result){
+		.begun = s->machine != NULL, .was_running = !migration->guest_paused, .ports_shut = s->machine != NULL};
 	s->destination_prepared = true;
 	log_info("recovering: handover=%s, the guest is %s, the copy is %s", handover_state_name(migration->handover),
 		 machine_run_name(state.run), move_state_name(state.move));
@@ -161,8 +163,9 @@ static void *source_recover_main(void *user)
 		if (source_confirm(s, &e) == 0)
 			source_end(s, MIGRATION_COMPLETED);
 	} else if (migration->handover == HANDOVER_OFFERED && state.run == MACHINE_GONE) {
-		/* Finish may have been sent, so the answer decides. But it must not be sent now: nobody can tell any more whether
-		 * our QEMU had completed, or had lost the last acknowledgement and let the guest run on until it ended. */
+		/* Finish may have been sent, so the answer decides. But it must not be sent now: nobody can tell any
+		 * more whether our QEMU had completed, or had lost the last acknowledgement and let the guest run on
+		 * until it ended. */
 		source_settle(s, "refuse");
 	} else if (migration->handover == HANDOVER_OFFERED && state.move == MOVE_COMPLETED) {
 		source_settle(s, "finish");
@@ -193,8 +196,8 @@ int source_recover(struct migration_host *host, struct migration *migration, str
 
 /* ---- requests ---- */
 
-int source_begin(struct migration_host *host, const char *vm_name, struct migration_request *request, struct migration **ret,
-		 struct error **e)
+int source_begin(struct migration_host *host, const char *vm_name, struct migration_request *request,
+		 struct migration **ret, struct error **e)
 {
 	struct vm *vm = NULL;
 	char id[RANDOM_ID_SIZE];
@@ -205,13 +208,14 @@ int source_begin(struct migration_host *host, const char *vm_name, struct migrat
 		return -1;
 	}
 	if (!vm->definition) {
-		error_set(e, ERROR_VM_NOT_FOUND, "no VM '%s' is defined on %s; it is owned by %s", vm_name, host->name, vm->owner);
+		error_set(e, ERROR_VM_NOT_FOUND, "no VM '%s' is defined on %s; it is owned by %s", vm_name, host->name,
+			  vm->owner);
 		inventory_unlock(host->inventory, vm);
 		migration_request_done(request);
 		return -1;
 	}
-	struct migration *migration = migration_new(host->migrations, id, MIGRATION_SOURCE, vm->name, vm->uuid, host->name,
-						    request->to, vm->epoch + 1);
+	struct migration *migration = migration_new(host->migrations, id, MIGRATION_SOURCE, vm->name, vm->uuid,
+						    host->name, request->to, vm->epoch + 1);
 	migration->request = *request;
 	*request = (struct migration_request){0};
 	migration->vm = vm;
@@ -220,16 +224,16 @@ int source_begin(struct migration_host *host, const char *vm_name, struct migrat
 	return 0;
 }
 
-int source_dry_run(struct migration_host *host, const char *vm_name, struct migration_request *request, json_t **ret_failures,
-		   struct error **e)
+int source_dry_run(struct migration_host *host, const char *vm_name, struct migration_request *request,
+		   json_t **ret_failures, struct error **e)
 {
 	struct vm *vm = NULL;
 	if (inventory_lock(host->inventory, vm_name, "checks before a migration", &vm, e) < 0) {
 		migration_request_done(request);
 		return -1;
 	}
-	struct migration *migration = migration_new(host->migrations, NULL, MIGRATION_SOURCE, vm->name, vm->uuid, host->name,
-						    request->to, vm->epoch + 1);
+	struct migration *migration = migration_new(host->migrations, NULL, MIGRATION_SOURCE, vm->name, vm->uuid,
+						    host->name, request->to, vm->epoch + 1);
 	migration_list_remove(host->migrations, migration); /* a dry run is no migration that anybody could look at */
 	migration->request = *request;
 	migration->request.dry_run = true;
@@ -260,12 +264,15 @@ int source_abort(struct migration_host *host, struct migration *migration, struc
 		migration->abort_requested = true;
 	migration_unlock_changed(migration);
 	if (theirs)
-		return error_set(e, ERROR_INVALID_ARGUMENT, "a migration is aborted at its source, %s", migration->source);
+		return error_set(e, ERROR_INVALID_ARGUMENT, "a migration is aborted at its source, %s",
+				 migration->source);
 	if (ended)
-		return error_set(e, ERROR_MIGRATION_ENDED, "the migration has ended already: %s", migration_status_name(migration->status));
+		return error_set(e, ERROR_MIGRATION_ENDED, "the migration has ended already: %s",
+				 migration_status_name(migration->status));
 	if (too_late)
 		return error_set(e, ERROR_MIGRATION_TOO_LATE,
-				 "%s has been asked to take over; the migration can no longer be aborted", migration->destination);
+				 "%s has been asked to take over; the migration can no longer be aborted",
+				 migration->destination);
 	(void)host; /* copy_run() sees the request within one sample */
 	return 0;
 }

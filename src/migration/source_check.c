@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The source's first two stages: describe the VM as it really runs, and find everything that speaks against the move before
- * anything is started. See source.c for the whole.
+ * The source's first two stages: describe the VM as it really runs, and find everything that speaks against the move
+ * before anything is started. See source.c for the whole.
  */
 #include "migration/source_steps.h"
 
@@ -36,10 +36,12 @@ bool source_stopping(void *user)
 	return migration_host_stopping(s->host);
 }
 
-/* An interrupted request: because somebody aborted the migration, or because ferryd is stopping, which cancels nothing. */
+/* An interrupted request: because somebody aborted the migration, or because ferryd is stopping, which cancels nothing.
+ */
 int source_interrupted_why(const struct source *s, struct error *problem, struct error **e)
 {
-	if (problem->code == ERROR_CANCELLED && !migration_abort_requested(s->migration) && migration_host_stopping(s->host))
+	if (problem->code == ERROR_CANCELLED && !migration_abort_requested(s->migration) &&
+	    migration_host_stopping(s->host))
 		problem->code = ERROR_SHUTTING_DOWN;
 	return error_move(e, problem);
 }
@@ -65,7 +67,8 @@ static int source_describe(struct source *s, json_t *failures, struct error **e)
 		return 0;
 	}
 	if (!vm->machine) {
-		checks_add(failures, "source", ERROR_VM_NOT_RUNNING, "VM '%s' is stopped; start it, or move it when it runs", vm->name);
+		checks_add(failures, "source", ERROR_VM_NOT_RUNNING,
+			   "VM '%s' is stopped; start it, or move it when it runs", vm->name);
 		return 0;
 	}
 	s->machine = vm->machine;
@@ -111,8 +114,8 @@ static void source_check_data_port(struct source *s, json_t *failures)
 	token[length] = '\0';
 	if (strcmp(token, s->probe_token) != 0)
 		checks_add(failures, "source", ERROR_DATA_UNREACHABLE,
-			   "something other than %s's ferryd answers at %s port %u", s->migration->destination, s->data_address,
-			   s->data_port);
+			   "something other than %s's ferryd answers at %s port %u", s->migration->destination,
+			   s->data_address, s->data_port);
 }
 
 static int source_read_check_answer(struct source *s, const json_t *answer, json_t *failures, struct error **e)
@@ -135,12 +138,14 @@ static int source_read_check_answer(struct source *s, const json_t *answer, json
 	}
 	snprintf(s->migration->peer_journal_id, sizeof(s->migration->peer_journal_id), "%s", journal);
 	if (strcmp(journal, journal_id(s->host->journal)) == 0)
-		checks_add(failures, "source", ERROR_DEST_SAME_HOST, "'%s' is this host under another name", s->migration->destination);
+		checks_add(failures, "source", ERROR_DEST_SAME_HOST, "'%s' is this host under another name",
+			   s->migration->destination);
 	json_array_extend(failures, theirs);
 	if (!data)
 		return 0; /* they had no port for us; that is among their failures */
-	if (json_get_string(data, "address", &address, e) < 0 || json_get_integer(data, "port", 1, 65535, &port, e) < 0 ||
-	    json_get_string(data, "token", &token, e) < 0 || json_get_bool(data, "trusted", &trusted, e) < 0)
+	if (json_get_string(data, "address", &address, e) < 0 ||
+	    json_get_integer(data, "port", 1, 65535, &port, e) < 0 || json_get_string(data, "token", &token, e) < 0 ||
+	    json_get_bool(data, "trusted", &trusted, e) < 0)
 		return -1;
 	cleanup_json json_t *peer = NULL;
 	if (!*address) { /* it listens on all of its addresses: the one of its control port is reached already */
@@ -172,7 +177,7 @@ static int source_ask_destination_to_check(struct source *s, json_t *failures, s
 	}
 	http_client_set_interrupt(s->peer, source_interrupted, s);
 	if (checks_place_probes(s->driver->definition(s->machine), journal_id(s->host->journal), s->migration->id,
-				 &s->offer.proofs, &problem) < 0) {
+				&s->offer.proofs, &problem) < 0) {
 		checks_add_error(failures, "source", problem);
 		return 0;
 	}

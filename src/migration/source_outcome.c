@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The source's end of the handover: ask the destination until it has decided, then release the VM, or take it back. See source.c
- * for the whole, and handover.tbl for what each state allows.
+ * The source's end of the handover: ask the destination until it has decided, then release the VM, or take it back. See
+ * source.c for the whole, and handover.tbl for what each state allows.
  */
 #include "migration/source_steps.h"
 
@@ -28,11 +28,12 @@
 enum finish_answer { FINISH_RUNNING, FINISH_REFUSED, FINISH_NO_ANSWER };
 
 /* Ask the destination to take the VM (or to refuse it); both decide durably there and may be repeated. */
-static enum finish_answer source_ask_outcome(struct source *s, const char *question, int64_t timeout_ms, struct error **e)
+static enum finish_answer source_ask_outcome(struct source *s, const char *question, int64_t timeout_ms,
+					     struct error **e)
 {
-	cleanup_json json_t *body =
-		json_pack("{ss ss sI ss sb}", "migration", s->migration->id, "vm_uuid", s->migration->vm_uuid, "epoch",
-			  (json_int_t)s->migration->epoch, "source", s->host->name, "dry_run", (int)!s->destination_prepared);
+	cleanup_json json_t *body = json_pack("{ss ss sI ss sb}", "migration", s->migration->id, "vm_uuid",
+					      s->migration->vm_uuid, "epoch", (json_int_t)s->migration->epoch, "source",
+					      s->host->name, "dry_run", (int)!s->destination_prepared);
 	cleanup_json json_t *answer = NULL;
 	cleanup_free char *path = xasprintf("/v1/peer/%s", question);
 	if (!s->peer && peers_take(s->host->peers, s->migration->destination, &s->peer, e) < 0)
@@ -56,20 +57,22 @@ static enum finish_answer source_ask_outcome(struct source *s, const char *quest
 		error_set(e, ERROR_PEER_REFUSED, "%s", message ? message : "the destination refused");
 		return FINISH_REFUSED;
 	}
-	/* It does not know the migration. If its journal is the one that it prepared with, it never took the VM; a journal that
-	 * has been lost since proves nothing. */
-	if (strcmp(state, handover_state_name(HANDOVER_NONE)) == 0 && strcmp(journal, s->migration->peer_journal_id) == 0) {
+	/* It does not know the migration. If its journal is the one that it prepared with, it never took the VM; a
+	 * journal that has been lost since proves nothing. */
+	if (strcmp(state, handover_state_name(HANDOVER_NONE)) == 0 &&
+	    strcmp(journal, s->migration->peer_journal_id) == 0) {
 		error_set(e, ERROR_PEER_REFUSED, "the destination never prepared this migration");
 		return FINISH_REFUSED;
 	}
-	error_set(e, ERROR_MIGRATION_IN_DOUBT,
-		  "%s answers '%s' with journal %s, but prepared with journal %s: it cannot tell whether it took the VM",
-		  s->migration->destination, state, journal, s->migration->peer_journal_id);
+	error_set(
+		e, ERROR_MIGRATION_IN_DOUBT,
+		"%s answers '%s' with journal %s, but prepared with journal %s: it cannot tell whether it took the VM",
+		s->migration->destination, state, journal, s->migration->peer_journal_id);
 	return FINISH_NO_ANSWER;
 }
 
-/* Repeat the question ("finish", or "refuse" where that is all that may still be asked) until the destination has decided.
- * Returns FINISH_NO_ANSWER only when ferryd is stopping. */
+/* Repeat the question ("finish", or "refuse" where that is all that may still be asked) until the destination has
+ * decided. Returns FINISH_NO_ANSWER only when ferryd is stopping. */
 static enum finish_answer source_finish(struct source *s, const char *question, struct error **e)
 {
 	struct migration *migration = s->migration;
@@ -85,8 +88,8 @@ static enum finish_answer source_finish(struct source *s, const char *question, 
 			return answer;
 		}
 		log_failure(LOG_LEVEL_WARNING, "no answer from the destination; asking again", problem);
-		cleanup_free char *words = xasprintf("waiting for %s to say whether it has taken the VM: %s", migration->destination,
-						     problem->message);
+		cleanup_free char *words = xasprintf("waiting for %s to say whether it has taken the VM: %s",
+						     migration->destination, problem->message);
 		migration_set_reason(migration, ERROR_MIGRATION_IN_DOUBT, words);
 		migration_set_status(migration, MIGRATION_IN_DOUBT);
 		error_free(problem);
@@ -125,13 +128,15 @@ int source_confirm(struct source *s, struct error **e)
 		.epoch = migration->epoch,
 		.definition = migration->request.keep_source_definition ? vm->definition : NULL,
 	};
-	if (migration->handover == HANDOVER_OFFERED && journal_step(s->host->journal, migration, HANDOVER_RELEASED, &gone, e) < 0)
+	if (migration->handover == HANDOVER_OFFERED &&
+	    journal_step(s->host->journal, migration, HANDOVER_RELEASED, &gone, e) < 0)
 		return -1;
 	migration_set_owner(migration, migration->destination);
 	struct error *problem = NULL;
 	fault_point("", "source-released");
 	if (vm_end(s->host->inventory, vm, &problem) < 0) {
-		/* The VM runs over there; what is left here is a stopped process. Tried again at the next start of ferryd. */
+		/* The VM runs over there; what is left here is a stopped process. Tried again at the next start of
+		 * ferryd. */
 		log_failure(LOG_LEVEL_WARNING, "cannot end the source's QEMU", problem);
 		source_set_cleanup_pending(s, true);
 		error_free(problem);
@@ -159,10 +164,11 @@ static int source_take_back(struct source *s, struct error **e)
 	struct migration *migration = s->migration;
 	struct machine_state state;
 	struct error *first = NULL, *next = NULL;
-	/* The copy must have ended before anything else is touched. That QEMU may have completed it by now changes nothing:
-	 * nobody was asked to take the VM. */
+	/* The copy must have ended before anything else is touched. That QEMU may have completed it by now changes
+	 * nothing: nobody was asked to take the VM. */
 	s->driver->state(s->machine, &state);
-	if (s->copied.begun && state.run != MACHINE_GONE && s->driver->move_cancel(s->machine, QMP_CANCEL_TIMEOUT_MS, &next) < 0) {
+	if (s->copied.begun && state.run != MACHINE_GONE &&
+	    s->driver->move_cancel(s->machine, QMP_CANCEL_TIMEOUT_MS, &next) < 0) {
 		s->driver->state(s->machine, &state);
 		if (state.run != MACHINE_GONE) { /* it is left as it is; but ours, as nobody was asked to take it */
 			if (migration->handover == HANDOVER_OFFERED &&
@@ -173,7 +179,8 @@ static int source_take_back(struct source *s, struct error **e)
 		error_free(take_ptr(next));
 	}
 	fault_point("", "copy-cancelled");
-	if (migration->handover == HANDOVER_OFFERED && journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, e) < 0)
+	if (migration->handover == HANDOVER_OFFERED &&
+	    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, e) < 0)
 		return -1;
 	s->driver->state(s->machine, &state);
 	if (state.run == MACHINE_GONE) {
@@ -193,29 +200,32 @@ static int source_take_back(struct source *s, struct error **e)
 	return first ? error_move(e, first) : 0;
 }
 
-/* Tell the destination that it must not take the VM, or, if it never prepared, that it can forget us: then it has nothing
- * but a port in reserve, for a minute. */
+/* Tell the destination that it must not take the VM, or, if it never prepared, that it can forget us: then it has
+ * nothing but a port in reserve, for a minute. */
 void source_send_refuse(struct source *s)
 {
 	cleanup_error struct error *e = NULL;
 	if (!s->destination_prepared) {
 		(void)source_ask_outcome(s, "refuse", FORGET_TIMEOUT_MS, &e);
 	} else if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) != FINISH_REFUSED) {
-		log_failure(LOG_LEVEL_WARNING, "the destination did not confirm the rollback; telling it again later", e);
+		log_failure(LOG_LEVEL_WARNING, "the destination did not confirm the rollback; telling it again later",
+			    e);
 		source_set_cleanup_pending(s, true);
 		s->refuse_pending = true;
 	}
 }
 
-/* After the end: the VM is ours and free, the destination does not know it yet. Finish was never sent or was refused, so any
- * answer will do. (If ferryd stops meanwhile, the destination will ask, and hears that the migration has ended.) */
+/* After the end: the VM is ours and free, the destination does not know it yet. Finish was never sent or was refused,
+ * so any answer will do. (If ferryd stops meanwhile, the destination will ask, and hears that the migration has ended.)
+ */
 void source_retry_refuse(struct source *s)
 {
 	int64_t wait_ms = REFUSE_RETRY_FIRST_MS;
 	while (s->refuse_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
 		cleanup_error struct error *e = NULL;
 		wait_ms = wait_ms * 2 > REFUSE_RETRY_MAX_MS ? REFUSE_RETRY_MAX_MS : wait_ms * 2;
-		if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) == FINISH_NO_ANSWER && e->code != ERROR_MIGRATION_IN_DOUBT)
+		if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) == FINISH_NO_ANSWER &&
+		    e->code != ERROR_MIGRATION_IN_DOUBT)
 			continue;
 		s->refuse_pending = false;
 		source_set_cleanup_pending(s, false);
@@ -251,8 +261,8 @@ void source_roll_back(struct source *s, const struct error *why)
 	if (s->destination_asked || s->destination_prepared)
 		source_send_refuse(s);
 	if (migration->handover == HANDOVER_OFFERED) {
-		/* The journal cannot be written: a later ferryd would send finish, so the guest stays stopped and locked until one
-		 * has settled it. */
+		/* The journal cannot be written: a later ferryd would send finish, so the guest stays stopped and
+		 * locked until one has settled it. */
 		migration_set_status(migration, MIGRATION_IN_DOUBT);
 		return;
 	}
@@ -270,7 +280,8 @@ void source_settle(struct source *s, const char *question)
 	enum finish_answer answer = source_finish(s, question, &e);
 	int64_t answered_us = clock_monotonic_us();
 	if (answer == FINISH_NO_ANSWER)
-		return; /* ferryd is stopping: the journal says offered, the guest stays paused, and the next ferryd asks again */
+		return; /* ferryd is stopping: the journal says offered, the guest stays paused, and the next ferryd
+			   asks again */
 	if (answer == FINISH_REFUSED) {
 		source_roll_back(s, e);
 		return;
@@ -283,7 +294,8 @@ void source_settle(struct source *s, const char *question)
 	if (s->machine)
 		copy_keep_final_figures(s->driver, s->machine, migration);
 	if (source_confirm(s, &e) < 0) {
-		/* The journal cannot be written: leave the guest stopped, the record `offered`; a restart settles it. */
+		/* The journal cannot be written: leave the guest stopped, the record `offered`; a restart settles it.
+		 */
 		log_failure(LOG_LEVEL_ERROR, "cannot release the VM", e);
 		migration_set_reason(migration, e->code, e->message);
 		migration_set_status(migration, MIGRATION_IN_DOUBT);

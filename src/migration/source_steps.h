@@ -25,7 +25,7 @@ struct source {
 	char probe_token[RANDOM_ID_SIZE];
 	char tls_key_hex[65]; /* "" when the copy goes in plain text */
 	bool refuse_pending;
-	bool destination_asked;	   /* to check: it may have reserved a port for us */
+	bool destination_asked;    /* to check: it may have reserved a port for us */
 	bool destination_prepared; /* it may have started a machine for us */
 	int64_t round_trip_us;
 	struct copy_result copied;
@@ -33,20 +33,22 @@ struct source {
 
 /* An error when somebody has asked for an abort. */
 int source_stop_requested(const struct source *s, struct error **e) MUST_CHECK;
-/* http_client_set_interrupt(): aborted or stopping; and only stopping, for what must be answered although somebody would like to
- * abort. */
+/* http_client_set_interrupt(): aborted or stopping; and only stopping, for what must be answered although somebody
+ * would like to abort. */
 bool source_interrupted(void *user);
 bool source_stopping(void *user);
-/* Hand on the error of an interrupted request: because of an abort, or because ferryd is stopping, which cancels nothing. */
+/* Hand on the error of an interrupted request: because of an abort, or because ferryd is stopping, which cancels
+ * nothing. */
 int source_interrupted_why(const struct source *s, struct error *problem, struct error **e);
 
-/* Begin and check: describe the VM, run both sides' checks. Returns 0 with an empty list when nothing speaks against it. */
+/* Begin and check: describe the VM, run both sides' checks. Returns 0 with an empty list when nothing speaks against
+ * it. */
 int source_check(struct source *s, json_t *failures, struct error **e) MUST_CHECK;
 /* Turn a list of failures into the migration's end. Returns -1. */
 int source_fail_checks(struct source *s, json_t *failures, struct error **e);
 
-/* From "our QEMU has completed" to the end: repeat the question ("finish", or "refuse" where that is all that may still be
- * asked) until the destination has decided, then release the VM or take it back. */
+/* From "our QEMU has completed" to the end: repeat the question ("finish", or "refuse" where that is all that may still
+ * be asked) until the destination has decided, then release the VM or take it back. */
 void source_settle(struct source *s, const char *question);
 /* It runs at the destination: release ours. */
 int source_confirm(struct source *s, struct error **e) MUST_CHECK;

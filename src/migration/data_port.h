@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The destination's data port before QEMU listens on it: reserved at the check, where it answers the source's probe, let go
+ * when the machine is started.
+ */
+#ifndef FERRY_MIGRATION_DATA_PORT_H
+#define FERRY_MIGRATION_DATA_PORT_H
+
+#include "migration/host.h"
+
+/* A port of [data] native_ports on which a probe is answered. */
+struct data_port {
+	struct loop *loop;
+	struct loop_source *source;
+	int fd;
+	uint16_t port;
+	char token[RANDOM_ID_SIZE];
+};
+
+/* Find a free port and answer each connection to it with the token (on the loop's thread). ERROR_DATA_PORTS if none is free. */
+int data_port_reserve(struct migration_host *host, struct data_port *ret, struct error **e) MUST_CHECK;
+/* Let it go, so that a QEMU can listen there. */
+void data_port_release(struct data_port *data_port);
+
+#endif
