@@ -36,8 +36,9 @@ static int64_t converge_time_ms(uint64_t bytes, uint64_t rate_bytes_per_s)
 {
 	if (rate_bytes_per_s == 0)
 		return bytes ? INT64_MAX / 2 : 0;
-	/* Rounded up; bytes are at most some TiB, so the product stays in range. */
-	return (int64_t)((bytes * 1000 + rate_bytes_per_s - 1) / rate_bytes_per_s);
+	/* Rounded up. Nobody has looked at whether the figures make sense, so no product of them may wrap round. */
+	unsigned __int128 time_ms = ((unsigned __int128)bytes * 1000 + rate_bytes_per_s - 1) / rate_bytes_per_s;
+	return time_ms > INT64_MAX / 2 ? INT64_MAX / 2 : (int64_t)time_ms;
 }
 
 struct converge_decision converge_decide(struct converge *converge, const struct converge_sample *sample)

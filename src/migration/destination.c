@@ -3,7 +3,7 @@
  * The destination's side of a migration.
  *
  * Theory of operation. The source asks; every answer follows from the journal's state of this migration (handover.tbl)
- *and moves it on at most one decision:
+ * and moves it on at most one decision:
  *
  *	check     none                 looks at everything, reserves a data port; nothing durable
  *	prepare   none -> prepared     the VM is known here from now on, owned by the source; QEMU waits
@@ -14,9 +14,9 @@
  *	          none -> refused      a tombstone: finish for this id is refused for ever
  *
  * A record is durable before the act that it names. Messages are answered under the migration's `work` mutex, so two of
- *them never decide at once. A watcher thread looks after a prepared machine: if QEMU ends, or nothing is heard of the
- *source for too long and it does not answer a question either, the destination refuses by itself; that is always safe,
- *because as long as it is only prepared nobody has been told that the VM runs here.
+ * them never decide at once. A watcher thread looks after a prepared machine: if QEMU ends, or nothing is heard of the
+ * source for too long and it does not answer a question either, the destination refuses by itself; that is always safe,
+ * because as long as it is only prepared nobody has been told that the VM runs here.
  */
 #include "migration/destination.h"
 

@@ -2,19 +2,20 @@
 /*
  * The source's side of a migration.
  *
- * Theory of operation. One worker thread walks the stages, each of which is a function of the file named:
+ * Theory of operation. One worker thread walks the stages:
  *
  *	begin    describe the VM as it really runs (source_check.c); open the journal (holds)
  *	check    both sides' checks, all failures at once; the data port is really connected to (source_check.c)
  *	prepare  the destination starts a QEMU that waits
  *	copy     memory, until little enough is left (copy.c); the baton is offered before the guest may stop
  *	finish   only after our QEMU says completed: ask the destination to take the VM, until it has decided
- *(source_outcome.c) confirm  it runs there: release ours (source_outcome.c)
+ *	         (source_outcome.c)
+ *	confirm  it runs there: release ours (source_outcome.c)
  *
  * What may be done when a stage fails follows from the baton alone (handover.tbl): as long as finish was never sent,
- *the VM is ours whatever our QEMU says, and is taken back. Once it was sent, only the destination's answer decides;
- *until it comes the guest stays paused and the migration is in doubt. Nothing here ever resumes the guest because of a
- *time-out.
+ * the VM is ours whatever our QEMU says, and is taken back. Once it was sent, only the destination's answer decides;
+ * until it comes the guest stays paused and the migration is in doubt. Nothing here ever resumes the guest because of a
+ * time-out.
  */
 #include "migration/source.h"
 
