@@ -115,6 +115,7 @@ static int check_value(const struct config_key *key, const char *value, struct e
 
 struct reading {
 	struct config *config;
+	bool seen[KEY_COUNT];
 	struct error *problem;
 };
 
@@ -122,10 +123,18 @@ struct reading {
 static int on_key(void *user, const char *section, const char *name, const char *value)
 {
 	struct reading *reading = user;
+	if (reading->problem)
+		return 0; /* inih reads on, but says the first line */
 	for (size_t i = 0; i < KEY_COUNT; i++) {
 		if (strcmp(keys[i].section, section) != 0 || strcmp(keys[i].key, name) != 0)
 			continue;
 		char **field = config_field(reading->config, &keys[i]);
+		/* Also a line that begins with a blank: inih takes it for one more value of the key above. */
+		if (reading->seen[i]) {
+			error_set(&reading->problem, ERROR_CONFIG, "[%s] %s is given twice", section, name);
+			return 0;
+		}
+		reading->seen[i] = true;
 		if (check_value(&keys[i], value, &reading->problem) < 0) {
 			error_wrap(&reading->problem, "[%s] %s", section, name);
 			return 0;
@@ -140,12 +149,12 @@ static int on_key(void *user, const char *section, const char *name, const char 
 
 static int resolve_user(struct config *config, struct error **e)
 {
-	char *end;
-	unsigned long uid = strtoul(config->qemu_user, &end, 10);
-	if (end != config->qemu_user && *end == ':') {
-		const char *group = end + 1;
-		unsigned long gid = strtoul(group, &end, 10);
-		if (end != group && !*end && uid > 0) {
+	/* UID:GID; the highest number means "nobody in particular" to the kernel. */
+	const char *colon = strchr(config->qemu_user, ':');
+	if (colon && colon[1] >= '0' && colon[1] <= '9') {
+		cleanup_free char *uid_text = xasprintf("%.*s", (int)(colon - config->qemu_user), config->qemu_user);
+		long uid, gid;
+		if (parse_number(uid_text, 1, UINT32_MAX - 1, &uid) == 0 && parse_number(colon + 1, 0, UINT32_MAX - 1, &gid) == 0) {
 			config->uid = (uid_t)uid;
 			config->gid = (gid_t)gid;
 			return 0;
