@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * When to switch (migration/converge.h): copies replayed through it. A copy is made up by a small model of QEMU: a pass sends
+ * what the last synchronisation found, at the link's rate; meanwhile the guest writes; QEMU switches by itself when a
+ * synchronisation finds no more than rate x limit.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "migration/converge.h"
+
+#define MB 1000000ULL
+#define GUEST_BYTES (1024 * MB)
+#define LINK_RATE (117 * MB) /* a gigabit's worth */
+
+static const struct converge_options usual = {.max_downtime_ms = 300, .overhead_ms = 20};
+/* What usual leaves for memory. */
+#define CEILING_MS 280
+
+struct replay {
+	uint64_t rate_bytes_per_s, dirty_bytes_per_s, working_set_bytes; /* the guest writes within so much */
+	/* Of the result: */
+	unsigned int raised, passes, limit_ms;
+	int64_t at_us;
+	uint64_t remaining_bytes;
+	bool switched;
+	enum converge_reason gave_up;
+};
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static void replay(struct replay *r, const struct converge_options *options)
+{
+	struct converge converge;
+	converge_init(&converge, options);
+	r->limit_ms = converge.limit_ms;
+	uint64_t remaining = GUEST_BYTES;
+	for (unsigned int pass = 1; pass < 10000; pass++) {
+		struct converge_sample sample = {
+			.at_us = r->at_us,
+			.pass = pass,
+			.pass_began = true,
+			.remaining_bytes = remaining,
+			.rate_bytes_per_s = r->rate_bytes_per_s,
+			.dirty_bytes_per_s = pass > 1 ? r->dirty_bytes_per_s : 0,
+		};
+		struct converge_decision decision = converge_decide(&converge, &sample);
+		r->passes = pass;
+		r->remaining_bytes = remaining;
+		if (decision.action == CONVERGE_GIVE_UP) {
+			r->gave_up = decision.reason;
+			return;
+		}
+		if (decision.action == CONVERGE_SET_LIMIT) {
+			assert_true(decision.limit_ms > r->limit_ms);
+			assert_int_equal(decision.limit_ms, converge.limit_ms);
+			r->limit_ms = decision.limit_ms;
+			r->raised++;
+		}
+		assert_true((int64_t)r->limit_ms <= options->max_downtime_ms - options->overhead_ms || r->limit_ms == 1);
+		assert_true(r->limit_ms > 0); /* QEMU 7.2 takes 0 for "at once" */
+		/* Looks in the middle of a pass decide nothing. */
+		sample.pass_began = false;
+		sample.remaining_bytes = remaining / 2;
+		decision = converge_decide(&converge, &sample);
+		assert_true(decision.action == CONVERGE_WAIT || decision.reason == CONVERGE_REASON_DEADLINE);
+		/* QEMU's own decision, at least after the first pass. */
+		if (pass > 1 && remaining <= r->rate_bytes_per_s * r->limit_ms / 1000) {
+			int64_t pause_ms;
+			assert_true(converge_fits(&converge, remaining, r->rate_bytes_per_s, &pause_ms));
+			r->switched = true;
+			return;
+		}
+		int64_t took_us = (int64_t)(remaining * 1000000 / r->rate_bytes_per_s) + 1000;
+		r->at_us += took_us;
+		remaining = least(r->working_set_bytes, r->dirty_bytes_per_s * (uint64_t)took_us / 1000000);
+	}
+	fail_msg("neither switched nor given up");
+}
+
+static void test_idle(void **state)
+{
+	(void)state;
+	struct replay r = {.rate_bytes_per_s = LINK_RATE, .dirty_bytes_per_s = 10000, .working_set_bytes = MB};
+	replay(&r, &usual);
+	assert_true(r.switched);
+	assert_int_equal(r.raised, 0);
+	assert_true(r.passes <= 3);
+}
+
+/* Each pass is a sixth of the one before: it gets there with the shortest pause. */
+static void test_writer(void **state)
+{
+	(void)state;
+	struct replay r = {.rate_bytes_per_s = LINK_RATE, .dirty_bytes_per_s = 20 * MB, .working_set_bytes = 512 * MB};
+	replay(&r, &usual);
+	assert_true(r.switched);
+	assert_int_equal(r.raised, 0);
+	assert_true(r.passes < 10);
+}
+
+/* A working set that is written faster than it is sent: no pass is smaller than it, but the promise has room for it. */
+static void test_working_set(void **state)
+{
+	(void)state;
+	struct replay r = {.rate_bytes_per_s = LINK_RATE, .dirty_bytes_per_s = 1000 * MB, .working_set_bytes = 20 * MB};
+	replay(&r, &usual);
+	assert_true(r.switched);
+	assert_true(r.raised >= 1);
+	assert_int_equal(r.remaining_bytes, 20 * MB);
+	assert_true(r.limit_ms >= 171 && r.limit_ms <= CEILING_MS); /* 20 MB at 117 MB/s */
+}
+
+/* More than the promise has room for: the limit goes up to the ceiling, step by step, and no further. */
+static void test_never_converges(void **state)
+{
+	(void)state;
+	struct replay r = {.rate_bytes_per_s = LINK_RATE, .dirty_bytes_per_s = 150 * MB, .working_set_bytes = 512 * MB};
+	replay(&r, &usual);
+	assert_false(r.switched);
+	assert_int_equal(r.gave_up, CONVERGE_REASON_NOT_CONVERGING);
+	assert_int_equal(r.limit_ms, CEILING_MS);
+	assert_true(r.passes > 20); /* guests have calmer moments */
+}
+
+/* The limit by itself, sample by sample. */
+static void test_steps(void **state)
+{
+	(void)state;
+	struct converge converge;
+	converge_init(&converge, &usual);
+	assert_int_equal(converge.limit_ms, 5);
+	/* 1 MB is left after each pass: 10 ms. Of the first pass nothing is known. */
+	struct converge_sample sample = {.pass = 1, .pass_began = true, .remaining_bytes = MB, .rate_bytes_per_s = 100 * MB};
+	for (sample.pass = 1; sample.pass < 4; sample.pass++)
+		assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
+	struct converge_decision decision = converge_decide(&converge, &sample);
+	assert_int_equal(decision.action, CONVERGE_SET_LIMIT);
+	assert_int_equal(decision.limit_ms, 11); /* what the lowest point needs, and one */
+	/* From then on by half, every second pass that brings nothing. */
+	unsigned int limits[16], count = 0;
+	for (int i = 0; i < 60 && count < 16; i++) {
+		sample.pass++;
+		decision = converge_decide(&converge, &sample);
+		if (decision.action == CONVERGE_SET_LIMIT)
+			limits[count++] = decision.limit_ms;
+	}
+	static const unsigned int wanted[] = {17, 26, 40, 61, 92, 139, 209, CEILING_MS};
+	assert_int_equal(count, sizeof(wanted) / sizeof(wanted[0]));
+	assert_memory_equal(limits, wanted, sizeof(wanted));
+	/* A new lowest point is progress, and a little less is none. */
+	sample.pass++;
+	sample.remaining_bytes = MB * 95 / 100;
+	(void)converge_decide(&converge, &sample);
+	assert_int_equal(converge.best_remaining_bytes, MB);
+	sample.remaining_bytes = MB / 2;
+	(void)converge_decide(&converge, &sample);
+	assert_int_equal(converge.best_remaining_bytes, MB / 2);
+	assert_int_equal(converge.passes_without_progress, 0);
+}
+
+/* It is given up only at the ceiling, after enough passes, and after enough time. */
+static void test_patience(void **state)
+{
+	(void)state;
+	struct converge converge;
+	const struct converge_options tight = {.max_downtime_ms = 21, .overhead_ms = 20};
+	converge_init(&converge, &tight);
+	assert_int_equal(converge.limit_ms, 1); /* at the ceiling from the start */
+	struct converge_sample sample = {
+		.at_us = 1000000, .pass = 2, .pass_began = true, .remaining_bytes = 500 * MB, .rate_bytes_per_s = 100 * MB};
+	assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
+	/* Many passes in no time. */
+	for (int i = 0; i < 100; i++) {
+		sample.pass++;
+		assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
+	}
+	sample.at_us += 29999999;
+	assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
+	sample.at_us += 1;
+	struct converge_decision decision = converge_decide(&converge, &sample);
+	assert_int_equal(decision.action, CONVERGE_GIVE_UP);
+	assert_int_equal(decision.reason, CONVERGE_REASON_NOT_CONVERGING);
+	/* Much time in few passes. */
+	converge_init(&converge, &tight);
+	sample.at_us = 0;
+	for (int i = 0; i < 20; i++) {
+		assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
+		sample.at_us += 60000000;
+	}
+	assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_GIVE_UP);
+	/* A new lowest point starts both anew. */
+	converge_init(&converge, &tight);
+	for (int i = 0; i < 200; i++) {
+		sample.at_us += 10000000;
+		sample.remaining_bytes = i % 15 == 0 ? sample.remaining_bytes * 8 / 10 : sample.remaining_bytes;
+		assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
+	}
+}
+
+static void test_deadline(void **state)
+{
+	(void)state;
+	struct converge_options options = usual;
+	options.deadline_us = 5000000;
+	struct replay r = {.rate_bytes_per_s = LINK_RATE, .dirty_bytes_per_s = 114 * MB, .working_set_bytes = 512 * MB};
+	replay(&r, &options);
+	assert_int_equal(r.gave_up, CONVERGE_REASON_DEADLINE);
+	/* Also in the first pass, and in the middle of any; not a moment before. */
+	struct converge converge;
+	converge_init(&converge, &options);
+	struct converge_sample sample = {.at_us = 4999999, .pass = 1, .remaining_bytes = MB};
+	assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
+	sample.at_us = 5000000;
+	struct converge_decision decision = converge_decide(&converge, &sample);
+	assert_int_equal(decision.action, CONVERGE_GIVE_UP);
+	assert_int_equal(decision.reason, CONVERGE_REASON_DEADLINE);
+}
+
+/* A promise that overhead alone breaks still gives QEMU a limit of 1 ms; converge_fits() then says no. */
+static void test_small_promises(void **state)
+{
+	(void)state;
+	static const int64_t promises[] = {1, 5, 20, 21, 24, 25, 26, 2000000};
+	for (size_t i = 0; i < sizeof(promises) / sizeof(promises[0]); i++) {
+		struct converge converge;
+		const struct converge_options options = {.max_downtime_ms = promises[i], .overhead_ms = 20};
+		converge_init(&converge, &options);
+		int64_t left_ms = promises[i] - 20;
+		assert_int_equal(converge.limit_ms, left_ms < 1 ? 1 : left_ms < 5 ? left_ms : 5);
+		int64_t pause_ms;
+		assert_int_equal(converge_fits(&converge, 0, MB, &pause_ms), promises[i] >= 20);
+	}
+}
+
+static void test_fits(void **state)
+{
+	(void)state;
+	struct converge converge;
+	converge_init(&converge, &usual);
+	static const struct {
+		uint64_t remaining, rate;
+		int64_t pause_ms; /* -1: beyond all measure */
+		bool fits;
+	} rows[] = {
+		{0, 0, 20, true},
+		{1, 0, -1, false},
+		{UINT64_MAX, 0, -1, false},
+		{0, 100 * MB, 20, true},
+		{1, 100 * MB, 21, true}, /* rounded up */
+		{28 * MB, 100 * MB, 300, true},
+		{28 * MB + 1, 100 * MB, 301, false},
+		{UINT64_MAX, UINT64_MAX, 1020, false},
+		{UINT64_MAX, 1, -1, false},
+		{UINT64_MAX / 1000 + 1, MB, -1, false}, /* the product by 1000 just does not fit into 64 bits */
+		{1, UINT64_MAX, 21, true},
+		{16ULL << 40, 1000 * MB, 20 + 17592187, false},
+	};
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		int64_t pause_ms = 0;
+		assert_int_equal(converge_fits(&converge, rows[i].remaining, rows[i].rate, &pause_ms), rows[i].fits);
+		if (rows[i].pause_ms >= 0)
+			assert_int_equal(pause_ms, rows[i].pause_ms);
+		else
+			assert_true(pause_ms > 1000000000);
+	}
+}
+
+/* Figures without sense do not make it do anything rash. */
+static void test_odd_samples(void **state)
+{
+	(void)state;
+	struct converge converge;
+	converge_init(&converge, &usual);
+	struct converge_sample sample = {.pass = 2, .pass_began = true, .remaining_bytes = UINT64_MAX - 1};
+	for (int i = 0; i < 100; i++) { /* rate 0 */
+		struct converge_decision decision = converge_decide(&converge, &sample);
+		assert_int_not_equal(decision.action, CONVERGE_GIVE_UP);
+		assert_true(decision.limit_ms <= CEILING_MS && decision.limit_ms >= 1);
+	}
+	converge_init(&converge, &usual);
+	sample.remaining_bytes = 0;
+	sample.rate_bytes_per_s = UINT64_MAX;
+	for (int i = 0; i < 100; i++)
+		assert_true(converge_decide(&converge, &sample).limit_ms <= CEILING_MS);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_idle),	   cmocka_unit_test(test_writer),     cmocka_unit_test(test_working_set),
+		cmocka_unit_test(test_never_converges), cmocka_unit_test(test_steps), cmocka_unit_test(test_patience),
+		cmocka_unit_test(test_deadline),   cmocka_unit_test(test_small_promises), cmocka_unit_test(test_fits),
+		cmocka_unit_test(test_odd_samples),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
