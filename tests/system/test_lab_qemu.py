@@ -148,3 +148,15 @@ def test_guests_user_can_run_it(tmp_path):
         assert f'"major": {lab.qemu.numbers[0]}' in said and '"name": "virtio-blk-device"' in said
         folders = lab.host("host-a").run([lab.qemu.binary, "-L", "help"]).stdout.splitlines()
         assert folders[0] == "/run/qemu/root/usr/share/qemu"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+def test_driver_with_it():
+    """The driver's unit tests run on the machine's own QEMU; here on the lab's, which may be another."""
+    with Lab("test-" + uuid.uuid4().hex[:8]).up(hosts=1, ferryd=False, with_qemu=qemu.provide().which) as lab:
+        program = os.path.join(lab.build, "tests", "unit", "test_driver_qemu")
+        if not os.access(program, os.X_OK):
+            pytest.skip(f"{program} is not built")
+        done = lab.host("host-a").run([program], env={"FERRY_TEST_QEMU": lab.qemu.binary}, check=False, timeout=300)
+        assert done.returncode == 0 and "PASSED" in done.stdout + done.stderr, done.stdout + done.stderr
+        assert "SKIPPED" not in done.stdout + done.stderr
