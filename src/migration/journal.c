@@ -212,6 +212,12 @@ static int load_row(void *user, const struct database_row *row, struct error **e
 int journal_load(struct journal *journal, struct migration_list *list, struct error **e)
 {
 	struct load load = {list};
+	/* The decisions stay, in case somebody asks late; the words about them go. */
+	if (database_run(journal->db, e,
+			 "UPDATE migration SET view = NULL WHERE ended = 1 AND view IS NOT NULL AND began_ms <"
+			 " (SELECT MIN(began_ms) FROM (SELECT began_ms FROM migration ORDER BY began_ms DESC LIMIT ?))",
+			 "i", (int64_t)MIGRATIONS_KEPT) < 0)
+		return -1;
 	return database_query(journal->db, e, load_row, &load,
 			      "SELECT id, role, state, vm_uuid, vm_name, source, destination, epoch, peer_journal, began_ms, ended,"
 			      " paused, keep, view FROM migration ORDER BY began_ms",

@@ -154,6 +154,23 @@ void migration_list_free(struct migration_list *list)
 	free(list);
 }
 
+/* The mutex is held. Forget the oldest of those that have ended, one for the one that comes. */
+static void list_make_room(struct migration_list *list)
+{
+	size_t count = 0;
+	struct migration **oldest = NULL;
+	for (struct migration **at = &list->newest; *at; at = &(*at)->next) {
+		count++;
+		if (migration_ended(*at))
+			oldest = at;
+	}
+	if (count < MIGRATIONS_KEPT || !oldest)
+		return;
+	struct migration *gone = *oldest;
+	*oldest = gone->next;
+	migration_unref(gone);
+}
+
 struct migration *migration_new(struct migration_list *list, const char *id, enum migration_role role, const char *vm_name,
 				const char *vm_uuid, const char *source, const char *destination, uint64_t epoch)
 {
@@ -178,6 +195,7 @@ struct migration *migration_new(struct migration_list *list, const char *id, enu
 	cond_init(&migration->changed);
 	migration->references = 2;
 	LOCK_SCOPE(&list->mutex);
+	list_make_room(list);
 	migration->next = list->newest;
 	list->newest = migration;
 	return migration;
@@ -411,6 +429,12 @@ bool migration_ended(struct migration *migration)
 {
 	LOCK_SCOPE(&migration->mutex);
 	return migration_status_ended(migration->status);
+}
+
+bool migration_final(struct migration *migration)
+{
+	LOCK_SCOPE(&migration->mutex);
+	return migration_status_ended(migration->status) && !migration->cleanup_pending;
 }
 
 bool migration_wait_change(struct migration *migration, uint64_t seen, int64_t deadline_us)

@@ -112,6 +112,9 @@ struct migration {
 	struct migration *next;
 };
 
+/* So many are remembered; of older ones that have ended only the journal's decision is. */
+#define MIGRATIONS_KEPT 1000
+
 struct migration_list;
 struct migration_list *migration_list_new(void);
 void migration_list_free(struct migration_list *list);
@@ -143,6 +146,8 @@ void migration_lock(struct migration *migration);
 void migration_unlock_changed(struct migration *migration);
 bool migration_abort_requested(struct migration *migration);
 bool migration_ended(struct migration *migration);
+/* Ended, and nothing of it will change any more. */
+bool migration_final(struct migration *migration);
 /* Wait until change differs from seen (true) or the monotonic deadline passes (false). */
 bool migration_wait_change(struct migration *migration, uint64_t seen, int64_t deadline_us);
 

@@ -54,6 +54,8 @@ static int source_prepare(struct source *s, struct error **e)
 	s->destination_prepared = true; /* from here on it may have started something, even if no answer comes */
 	struct error *problem = NULL;
 	if (http_client_request(s->peer, "POST", "/v1/peer/prepare", body, PREPARE_TIMEOUT_MS, NULL, &problem) < 0) {
+		if (problem->code == ERROR_DAEMON_UNREACHABLE)
+			problem->code = ERROR_PEER_UNREACHABLE;
 		(void)source_interrupted_why(s, problem, e);
 		return error_wrap(e, "preparing %s", s->migration->destination);
 	}
