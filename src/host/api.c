@@ -258,7 +258,7 @@ static int show_migration(void *user, struct http_request *request, json_t **ret
 	if (query_number(request, "seen", -1, &seen, e) < 0 || query_number(request, "wait_ms", 0, &wait_ms, e) < 0 ||
 	    migration_find(api->host->migrations, request->parameters[0], &migration, e) < 0)
 		return -1;
-	if (seen >= 0 && !migration_ended(migration)) {
+	if (seen >= 0 && !migration_final(migration)) {
 		/* In slices, so that a stopping ferryd does not wait for those who wait for it. */
 		int64_t deadline_us = clock_monotonic_us() + (wait_ms < WAIT_MAX_MS ? wait_ms : WAIT_MAX_MS) * 1000;
 		while (clock_monotonic_us() < deadline_us && !migration_host_stopping(api->host) &&

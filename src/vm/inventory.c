@@ -110,7 +110,8 @@ static const char *entry_state(const struct vm_entry *entry)
 	if (entry->vm.machine) {
 		struct machine_state state;
 		inventory->options.driver->state(entry->vm.machine, &state);
-		return machine_run_name(state.run);
+		/* Which kind of paused is the migration's affair. */
+		return machine_run_name(state.run == MACHINE_HANDED_OVER ? MACHINE_PAUSED : state.run);
 	}
 	return ours ? "stopped" : "moved";
 }

@@ -291,7 +291,8 @@ class Pair:
             migration = self.api(host, "GET", f"/v1/migrations/{ident}{query}")
             if wanted(migration):
                 return migration
-            assert not migration["ended"] and time.monotonic() < deadline, \
+            final = migration["ended"] and not migration["cleanup_pending"]
+            assert not final and time.monotonic() < deadline, \
                 f"waited for {condition}, but it is\n{json.dumps(migration, indent=1)}{self.logs()}"
             seen = migration["change"]
 
@@ -371,8 +372,9 @@ class Pair:
     def listeners(self, name):
         """Data ports that somebody listens on."""
         lines = self.host(name).run(["ss", "-H", "-l", "-t", "-n"]).stdout.splitlines()
-        ports = [int(line.split()[3].rpartition(":")[2]) for line in lines]
-        return sorted(port for port in ports if 49152 <= port <= 49215)
+        ends = [line.split()[3].rpartition(":") for line in lines]
+        return sorted(int(port) for address, _, port in ends
+                      if 49152 <= int(port) <= 49215 and (name, address) != ("host-a", DATA_ADDRESS))
 
     def leftovers(self, name):
         """Probe files that a host can see."""
