@@ -128,7 +128,8 @@ int qemu_describe(struct machine *machine, json_t **ret, struct error **e)
 			 json_is_string(version) ? json_string_value(version) : "", "accelerator",
 			 json_is_string(accelerator) ? json_string_value(accelerator) : "", "firmware",
 			 json_is_array(firmware) ? json_deep_copy(firmware) : json_array(), "memory_bytes",
-			 json_integer_value(json_object_get(machine->record, "memory_bytes")), "blocked_reasons", blocked ? blocked : json_array(), "snapshot_mode",
+			 json_integer_value(json_object_get(machine->record, "memory_bytes")), "blocked_reasons",
+			 blocked ? blocked : json_array(), "snapshot_mode",
 			 qemu_arguments_snapshot_mode(machine->definition), "run", machine_run_name(state.run));
 	return 0;
 }
@@ -186,11 +187,12 @@ static void check_memory(const struct definition *definition, uint64_t wanted_by
 {
 	uint64_t bytes = qemu_memory_bytes(definition, host, probe);
 	if (bytes != wanted_bytes)
-		add_failure(failures, ERROR_DEST_MACHINE_TYPE,
-			    "the VM has %llu KiB of memory where it runs, and would have %llu with QEMU %s here: emulated "
-			    "VMs do not move between QEMU before and from 9.0",
-			    (unsigned long long)wanted_bytes / 1024, (unsigned long long)bytes / 1024,
-			    qemu_probe_version(probe));
+		add_failure(
+			failures, ERROR_DEST_MACHINE_TYPE,
+			"the VM has %llu KiB of memory where it runs, and would have %llu with QEMU %s here: emulated "
+			"VMs do not move between QEMU before and from 9.0",
+			(unsigned long long)wanted_bytes / 1024, (unsigned long long)bytes / 1024,
+			qemu_probe_version(probe));
 }
 
 static int check_firmware(const json_t *firmware, const struct qemu_probe *probe, json_t *failures, struct error **e)

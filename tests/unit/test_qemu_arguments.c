@@ -27,8 +27,10 @@ static struct definition *define(const char *more)
 	return definition;
 }
 
-static const struct qemu_arguments_host pc = {
-	.binary = "/usr/bin/qemu-system-x86_64", .machine_type = "pc-i440fx-7.2", .accelerator = "tcg", .qemu_major = 7};
+static const struct qemu_arguments_host pc = {.binary = "/usr/bin/qemu-system-x86_64",
+					      .machine_type = "pc-i440fx-7.2",
+					      .accelerator = "tcg",
+					      .qemu_major = 7};
 
 /* Every item of `wanted`, in this order, others between them. */
 static void assert_in_order(char *const *arguments, const char *const wanted[])
@@ -239,12 +241,9 @@ static void test_snapshot_mode(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_smallest),
-		cmocka_unit_test(test_memory),
-		cmocka_unit_test(test_board),
-		cmocka_unit_test(test_nics),
-		cmocka_unit_test(test_disks),
-		cmocka_unit_test(test_text_is_for_a_shell),
+		cmocka_unit_test(test_smallest),      cmocka_unit_test(test_memory),
+		cmocka_unit_test(test_board),         cmocka_unit_test(test_nics),
+		cmocka_unit_test(test_disks),         cmocka_unit_test(test_text_is_for_a_shell),
 		cmocka_unit_test(test_snapshot_mode),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
