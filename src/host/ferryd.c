@@ -22,6 +22,7 @@
 #include "host/api.h"
 #include "host/config.h"
 #include "host/recovery.h"
+#include "migration/destination.h"
 
 struct ferryd {
 	struct config config;
@@ -157,6 +158,10 @@ static void stop(struct ferryd *ferryd)
 	if (host->journal)
 		migration_host_stop_workers(host);
 	http_server_stop(ferryd->server);
+	if (host->journal) { /* and those that the last messages have started */
+		migration_host_stop_workers(host);
+		destination_stop(host);
+	}
 	migration_list_free(host->migrations);
 	inventory_free(host->inventory);
 	peers_free(host->peers);

@@ -446,3 +446,21 @@ int destination_recover(struct migration_host *host, struct migration *migration
 	log_context_set(NULL, NULL);
 	return r;
 }
+
+/* ---- when ferryd stops ---- */
+
+static void let_go(void *user, struct migration *migration)
+{
+	(void)user;
+	struct destination_arrival *arrival = migration->arrival;
+	if (migration->role != MIGRATION_DESTINATION || !arrival)
+		return;
+	if (arrival->watched)
+		pthread_join(arrival->watcher, NULL);
+	arrival_free(take_ptr(migration->arrival));
+}
+
+void destination_stop(struct migration_host *host)
+{
+	migration_list_each(host->migrations, let_go, NULL);
+}

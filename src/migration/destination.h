@@ -19,5 +19,8 @@ int destination_refuse(struct migration_host *host, const char *caller, const js
 int destination_outcome(struct migration_host *host, const char *caller, const char *migration_id, json_t **ret, struct error **e) MUST_CHECK;
 /* Take up an arrival that an earlier ferryd left unsettled; the VM's machine (if any) is attached. */
 int destination_recover(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+/* Let go of what arrivals hold outside of the journal (ports, timers); their machines wait on. When ferryd stops: no message is
+ * being answered any more and all workers have ended. */
+void destination_stop(struct migration_host *host);
 
 #endif

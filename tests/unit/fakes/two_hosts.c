@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/xalloc.h"
 #include "host/recovery.h"
+#include "migration/destination.h"
 #include "migration/source.h"
 
 #define PATIENCE_US 5000000
@@ -167,6 +168,7 @@ void test_host_stop(struct test_host *th)
 	migration_host_stop_workers(host);
 	wire_disconnect(th->name);
 	migration_host_stop_workers(host); /* those that the last messages have started */
+	destination_stop(host);
 	migration_list_free(host->migrations);
 	inventory_free(host->inventory);
 	peers_free(host->peers);
