@@ -250,3 +250,21 @@ int tls_files_check(const struct tls_files *files, struct error **e)
 	}
 	return 0;
 }
+
+int tls_dh_parameters(char **ret_pem, struct error **e)
+{
+	gnutls_dh_params_t parameters = NULL;
+	gnutls_datum_t pem = {0};
+	int status = gnutls_dh_params_init(&parameters);
+	if (status == GNUTLS_E_SUCCESS)
+		status = gnutls_dh_params_import_raw(parameters, &gnutls_ffdhe_2048_group_prime,
+						     &gnutls_ffdhe_2048_group_generator);
+	if (status == GNUTLS_E_SUCCESS)
+		status = gnutls_dh_params_export2_pkcs3(parameters, GNUTLS_X509_FMT_PEM, &pem);
+	gnutls_dh_params_deinit(parameters);
+	if (status != GNUTLS_E_SUCCESS)
+		return error_set(e, ERROR_TLS, "Diffie-Hellman parameters: %s", gnutls_strerror(status));
+	*ret_pem = xasprintf("%.*s", (int)pem.size, (const char *)pem.data);
+	gnutls_free(pem.data);
+	return 0;
+}

@@ -39,4 +39,8 @@ void tls_files_done(struct tls_files *files);
 /* That the three files are there, fit together and have not expired; the error says which `ferry pki` command helps. */
 int tls_files_check(const struct tls_files *files, struct error **e) MUST_CHECK;
 
+/* Diffie-Hellman parameters in PKCS #3 PEM: the fixed group ffdhe2048 of RFC 7919, for a server that would otherwise generate
+ * its own, which takes seconds. The caller frees the text. */
+int tls_dh_parameters(char **ret_pem, struct error **e) MUST_CHECK;
+
 #endif

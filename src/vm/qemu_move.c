@@ -34,6 +34,7 @@
 #include "base/log.h"
 #include "base/xalloc.h"
 #include "net/socket.h"
+#include "net/tls.h"
 #include "network/port.h"
 
 #define KEY_OBJECT "ferry-move"
@@ -53,7 +54,7 @@
 
 /* ---- settings and key, both sides ---- */
 
-static int write_key_file(struct machine *machine, const char *key_hex, struct error **e)
+static int write_key_file(struct machine *machine, const char *key_hex, bool incoming, struct error **e)
 {
 	const struct driver_host *host = machine->host;
 	cleanup_free char *folder = machine_path(machine, "move");
@@ -68,6 +69,13 @@ static int write_key_file(struct machine *machine, const char *key_hex, struct e
 	cleanup_close int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0 || dprintf(fd, KEY_USER ":%s\n", key_hex) != KEY_HEX_LENGTH + (int)sizeof(KEY_USER ":"))
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot write '%s'", path);
+	/* Without such a file a server makes up its own parameters, for seconds, although TLS 1.3 with this key has no use for
+	 * them. */
+	cleanup_free char *parameters = NULL;
+	cleanup_free char *parameters_path = machine_path(machine, "move/dh-params.pem");
+	if (incoming && (tls_dh_parameters(&parameters, e) < 0 ||
+			 file_write_atomic(parameters_path, parameters, strlen(parameters), 0644, e) < 0))
+		return -1;
 	/* The folder last: from then on it is QEMU's, and we open nothing in it any more. */
 	if (host->uid != geteuid() && (fchown(fd, host->uid, host->gid) < 0 || chown(folder, host->uid, host->gid) < 0))
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot give '%s' to QEMU's user", folder);
@@ -85,7 +93,7 @@ static void remove_key_file(struct machine *machine)
 static int make_key_object(struct machine *machine, const char *key_hex, bool incoming, struct error **e)
 {
 	cleanup_free char *folder = machine_path(machine, "move");
-	if (write_key_file(machine, key_hex, e) < 0)
+	if (write_key_file(machine, key_hex, incoming, e) < 0)
 		return -1;
 	/* `s*`: a server has no user of its own. */
 	json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s*}", "qom-type", "tls-creds-psk", "id", KEY_OBJECT,
