@@ -566,8 +566,9 @@ static void test_client_and_strange_answers(void **state)
 	(void)state;
 	cleanup_free char *path = xasprintf("%s/strange.sock", folder);
 	static const char *const answers[] = {
-		"HTTP/1.1 418 No\r\nContent-Length: 59\r\n\r\n{\"error\": {\"code\": \"of.a.later.version\", "
-		"\"message\": \"why\"}}",
+		/* In brackets, so that clang sees that no comma is missing. */
+		("HTTP/1.1 418 No\r\nContent-Length: 59\r\n\r\n{\"error\": {\"code\": \"of.a.later.version\", "
+		 "\"message\": \"why\"}}"),
 		"HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\n<html",
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<html",
 		"HTTP/1.1 302 Found\r\nLocation: http://198.51.100.1/\r\nContent-Length: 0\r\n\r\n",
