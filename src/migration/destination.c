@@ -390,8 +390,11 @@ int destination_outcome(struct migration_host *host, const char *caller, const c
 	if (migration_find(host->migrations, migration_id, &migration, e) < 0)
 		return -1;
 	bool concerned = strcmp(migration->source, caller) == 0 || strcmp(migration->destination, caller) == 0;
+	pthread_mutex_lock(&migration->mutex);
+	enum handover_state handover = migration->handover;
+	pthread_mutex_unlock(&migration->mutex);
 	if (concerned)
-		*ret = json_pack("{ss ss sb ss}", "state", handover_state_name(migration->handover), "role",
+		*ret = json_pack("{ss ss sb ss}", "state", handover_state_name(handover), "role",
 				 migration->role == MIGRATION_SOURCE ? "source" : "destination", "ended",
 				 (int)migration_ended(migration), "journal", journal_id(host->journal));
 	else

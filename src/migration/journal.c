@@ -132,7 +132,9 @@ int journal_step(struct journal *journal, struct migration *migration, enum hand
 		return -1;
 	fault_point("after-", handover_state_name(to));
 	log_info("handover=%s", handover_state_name(to));
+	migration_lock(migration); /* its worker reads it without, readers do not */
 	migration->handover = to;
+	migration_unlock_changed(migration);
 	if (ownership)
 		vm_apply(journal->inventory, ownership->vm, ownership->owner, ownership->epoch, ownership->definition);
 	return 0;

@@ -311,9 +311,9 @@ static void test_calls_fail(void **state)
 		assert_true(wait_ended(hosts, migration));
 		print_message("# %s on %s fails (%d, move %d)\n", fake_call_name(row->call), row->host, row->failure,
 			      row->move);
+		assert_true(wait_all_ended(hosts));
 		if (row->count > 0)
 			assert_true(fake_driver_calls(row->host, row->call) > 0);
-		assert_true(wait_all_ended(hosts));
 		assert_status(migration, row->status, row->reason);
 		assert_owned_by(hosts, owner, row->running);
 		migration_unref(migration);

@@ -339,7 +339,10 @@ static void wait_one(void *user, struct migration *migration)
 	struct waiting *waiting = user;
 	enum migration_status status;
 	/* A port in reserve for a prepare that never came; it goes with one of the next checks. */
-	if (migration->role == MIGRATION_DESTINATION && migration->handover == HANDOVER_NONE)
+	pthread_mutex_lock(&migration->mutex);
+	bool only_checked = migration->role == MIGRATION_DESTINATION && migration->handover == HANDOVER_NONE;
+	pthread_mutex_unlock(&migration->mutex);
+	if (only_checked)
 		return;
 	uint64_t change = seen(migration, &status);
 	while (!migration_status_ended(status) && !crashed(waiting->hosts)) {
