@@ -115,9 +115,22 @@ static void test_json_parse(void **state)
 	(void)state;
 	assert_parse("{}", true);
 	assert_parse(" [1, 2] \n", true);
-	static const char *const bad[] = {"",		    "7",	       "\"x\"",	 "null",       "{",	    "{}{}",
-					  "{} x",	    "{\"a\": 1,}",     "{'a': 1}", "{\"a\": 1, \"a\": 1}", "{\"a\": 01}",
-					  "{\"a\": NaN}", "{\"a\": \"\xff\"}", "[1, 2",	 "{\"a\" 1}", "// x\n{}",
+	static const char *const bad[] = {"",
+					  "7",
+					  "\"x\"",
+					  "null",
+					  "{",
+					  "{}{}",
+					  "{} x",
+					  "{\"a\": 1,}",
+					  "{'a': 1}",
+					  "{\"a\": 1, \"a\": 1}",
+					  "{\"a\": 01}",
+					  "{\"a\": NaN}",
+					  "{\"a\": \"\xff\"}",
+					  "[1, 2",
+					  "{\"a\" 1}",
+					  "// x\n{}",
 					  "{\"a\": 99999999999999999999}"};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		assert_parse(bad[i], false);
@@ -139,8 +152,9 @@ static void test_json_parse(void **state)
 static void test_json_getters(void **state)
 {
 	(void)state;
-	static const char text[] = "{\"s\": \"x\", \"i\": 7, \"r\": 7.0, \"b\": true, \"o\": {}, \"a\": [], \"n\": null,"
-				   " \"big\": 9223372036854775807, \"nul\": \"a\\u0000b\"}";
+	static const char text[] =
+		"{\"s\": \"x\", \"i\": 7, \"r\": 7.0, \"b\": true, \"o\": {}, \"a\": [], \"n\": null,"
+		" \"big\": 9223372036854775807, \"nul\": \"a\\u0000b\"}";
 	cleanup_json json_t *json = json_loads(text, JSON_ALLOW_NUL, NULL);
 	const char *s = "before";
 	int64_t i = -1;
@@ -280,7 +294,7 @@ static void test_file_write_and_read(void **state)
 	size_t length = 0;
 	assert_int_equal(file_read(path, 4, &text, &length, NULL), 0);
 	assert_int_equal(length, 4);
-	assert_memory_equal(text, "new\0", 5); /* with the NUL behind it */
+	assert_memory_equal(text, "new\0", 5);   /* with the NUL behind it */
 	assert_int_equal(count_entries(sub), 1); /* nothing is left beside it */
 }
 
@@ -409,7 +423,8 @@ static void test_database_values(void **state)
 	struct database *db = open_database("values.db");
 	run(db, "CREATE TABLE t(k TEXT, v INTEGER) STRICT");
 	char text[100] = "";
-	assert_int_equal(database_run(db, NULL, "INSERT INTO t VALUES(?, ?)", "si", "it's; DROP TABLE t", INT64_MIN), 1);
+	assert_int_equal(database_run(db, NULL, "INSERT INTO t VALUES(?, ?)", "si", "it's; DROP TABLE t", INT64_MIN),
+			 1);
 	assert_int_equal(database_query(db, NULL, read_pair, text, "SELECT k, v FROM t", ""), 1);
 	assert_string_equal(text, "it's; DROP TABLE t=-9223372036854775808");
 	assert_int_equal(database_run(db, NULL, "UPDATE t SET k = ?", "s", NULL), 1);
@@ -422,7 +437,8 @@ static void test_database_values(void **state)
 	assert_int_equal(database_query(db, &e, read_pair, text, "SELECT k, v FROM t", ""), -1);
 	assert_int_equal(e->code, ERROR_CANCELLED);
 	/* Wrong SQL, a wrong number of values, a broken rule: ERROR_JOURNAL. */
-	static const char *const bad[] = {"NONSENSE", "INSERT INTO missing VALUES(1)", "INSERT INTO t VALUES('x', 'no number')"};
+	static const char *const bad[] = {"NONSENSE", "INSERT INTO missing VALUES(1)",
+					  "INSERT INTO t VALUES('x', 'no number')"};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		assert_int_equal(database_run(db, &e, bad[i], ""), -1);
 		assert_int_equal(e->code, ERROR_JOURNAL);
@@ -443,7 +459,8 @@ static int insert_two(void *user, struct error **e)
 {
 	struct body *body = user;
 	if (database_run(body->db, e, "INSERT INTO t VALUES(1)", "") < 0 ||
-	    database_run(body->db, e, body->fail_sql ? "INSERT INTO missing VALUES(2)" : "INSERT INTO t VALUES(2)", "") < 0)
+	    database_run(body->db, e, body->fail_sql ? "INSERT INTO missing VALUES(2)" : "INSERT INTO t VALUES(2)",
+			 "") < 0)
 		return -1;
 	body->seen = count_rows(body->db); /* its own work is seen inside */
 	return body->fail_own ? error_set(e, ERROR_CANCELLED, "second thoughts") : 0;
@@ -618,24 +635,15 @@ static int remove_folder(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_error_chain),
-		cmocka_unit_test(test_error_nobody_cares),
-		cmocka_unit_test(test_error_codes),
-		cmocka_unit_test(test_json_parse),
-		cmocka_unit_test(test_json_getters),
-		cmocka_unit_test(test_json_missing),
-		cmocka_unit_test(test_json_keys),
-		cmocka_unit_test(test_json_text),
-		cmocka_unit_test(test_file_write_and_read),
-		cmocka_unit_test(test_file_write_fails),
-		cmocka_unit_test(test_file_read_limits),
-		cmocka_unit_test(test_file_trees),
-		cmocka_unit_test(test_database_values),
-		cmocka_unit_test(test_database_transaction),
-		cmocka_unit_test(test_database_crash),
-		cmocka_unit_test(test_database_one_opener),
-		cmocka_unit_test(test_database_threads),
-		cmocka_unit_test(test_clock),
+		cmocka_unit_test(test_error_chain),         cmocka_unit_test(test_error_nobody_cares),
+		cmocka_unit_test(test_error_codes),         cmocka_unit_test(test_json_parse),
+		cmocka_unit_test(test_json_getters),        cmocka_unit_test(test_json_missing),
+		cmocka_unit_test(test_json_keys),           cmocka_unit_test(test_json_text),
+		cmocka_unit_test(test_file_write_and_read), cmocka_unit_test(test_file_write_fails),
+		cmocka_unit_test(test_file_read_limits),    cmocka_unit_test(test_file_trees),
+		cmocka_unit_test(test_database_values),     cmocka_unit_test(test_database_transaction),
+		cmocka_unit_test(test_database_crash),      cmocka_unit_test(test_database_one_opener),
+		cmocka_unit_test(test_database_threads),    cmocka_unit_test(test_clock),
 	};
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

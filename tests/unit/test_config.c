@@ -126,12 +126,15 @@ static void test_printed_keys(void **state)
 	config_print_keys(out);
 	fclose(out);
 #define CONFIG_KEY(section, key, field, kind, fallback, meaning)                                                       \
-	assert_non_null(strstr(text, "\n" "" key " = " fallback) ?: strstr(text, "\n# " key " = " fallback));
+	assert_non_null(strstr(text, "\n"                                                                              \
+				     "" key " = " fallback)                                                            \
+				?: strstr(text, "\n# " key " = " fallback));
 #include "host/config.tbl"
 #undef CONFIG_KEY
 	char *user = strstr(text, "user = ");
 	assert_non_null(user);
-	cleanup_free char *changed = xasprintf("%.*suser = " USER "\n%s", (int)(user - text), text, strchr(user, '\n') + 1);
+	cleanup_free char *changed =
+		xasprintf("%.*suser = " USER "\n%s", (int)(user - text), text, strchr(user, '\n') + 1);
 	struct config config;
 	read_good(changed, &config);
 	assert_int_equal(config.control_port_number, 4710);
@@ -204,9 +207,22 @@ static void test_users(void **state)
 	assert_int_equal(config.gid, gid);
 	config_done(&config);
 	/* Root in every dress, and numbers that become root or "no change" in the kernel. */
-	static const char *const bad[] = {"root", "0:0", "0:100", "4294967296:0", "4294967295:100", "100:4294967295", "-1:-1",
-					  "18446744073709551615:0", "99999999999999999999:1", "1:", ":1", "1:2:3", "1:2x", "12",
-					  "", "no-such-user"};
+	static const char *const bad[] = {"root",
+					  "0:0",
+					  "0:100",
+					  "4294967296:0",
+					  "4294967295:100",
+					  "100:4294967295",
+					  "-1:-1",
+					  "18446744073709551615:0",
+					  "99999999999999999999:1",
+					  "1:",
+					  ":1",
+					  "1:2:3",
+					  "1:2x",
+					  "12",
+					  "",
+					  "no-such-user"};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		cleanup_free char *text = xasprintf("[qemu]\nuser = %s\n", bad[i]);
 		read_bad(text, 0, "[qemu] user");
@@ -250,9 +266,11 @@ static int remove_file(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_defaults), cmocka_unit_test(test_every_key), cmocka_unit_test(test_data_address),
-		cmocka_unit_test(test_printed_keys), cmocka_unit_test(test_unknown), cmocka_unit_test(test_twice),
-		cmocka_unit_test(test_values), cmocka_unit_test(test_users), cmocka_unit_test(test_no_file),
+		cmocka_unit_test(test_defaults),     cmocka_unit_test(test_every_key),
+		cmocka_unit_test(test_data_address), cmocka_unit_test(test_printed_keys),
+		cmocka_unit_test(test_unknown),      cmocka_unit_test(test_twice),
+		cmocka_unit_test(test_values),       cmocka_unit_test(test_users),
+		cmocka_unit_test(test_no_file),
 	};
 	return cmocka_run_group_tests(tests, make_file, remove_file);
 }

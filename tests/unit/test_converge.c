@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * When to switch (migration/converge.h): copies replayed through it. A copy is made up by a small model of QEMU: a pass sends
- * what the last synchronisation found, at the link's rate; meanwhile the guest writes; QEMU switches by itself when a
- * synchronisation finds no more than rate x limit.
+ * When to switch (migration/converge.h): copies replayed through it. A copy is made up by a small model of QEMU: a pass
+ * sends what the last synchronisation found, at the link's rate; meanwhile the guest writes; QEMU switches by itself
+ * when a synchronisation finds no more than rate x limit.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -63,7 +63,8 @@ static void replay(struct replay *r, const struct converge_options *options)
 			r->limit_ms = decision.limit_ms;
 			r->raised++;
 		}
-		assert_true((int64_t)r->limit_ms <= options->max_downtime_ms - options->overhead_ms || r->limit_ms == 1);
+		assert_true((int64_t)r->limit_ms <= options->max_downtime_ms - options->overhead_ms ||
+			    r->limit_ms == 1);
 		assert_true(r->limit_ms > 0); /* QEMU 7.2 takes 0 for "at once" */
 		/* Looks in the middle of a pass decide nothing. */
 		sample.pass_began = false;
@@ -137,7 +138,8 @@ static void test_steps(void **state)
 	converge_init(&converge, &usual);
 	assert_int_equal(converge.limit_ms, 5);
 	/* 1 MB is left after each pass: 10 ms. Of the first pass nothing is known. */
-	struct converge_sample sample = {.pass = 1, .pass_began = true, .remaining_bytes = MB, .rate_bytes_per_s = 100 * MB};
+	struct converge_sample sample = {
+		.pass = 1, .pass_began = true, .remaining_bytes = MB, .rate_bytes_per_s = 100 * MB};
 	for (sample.pass = 1; sample.pass < 4; sample.pass++)
 		assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
 	struct converge_decision decision = converge_decide(&converge, &sample);
@@ -173,8 +175,11 @@ static void test_patience(void **state)
 	const struct converge_options tight = {.max_downtime_ms = 21, .overhead_ms = 20};
 	converge_init(&converge, &tight);
 	assert_int_equal(converge.limit_ms, 1); /* at the ceiling from the start */
-	struct converge_sample sample = {
-		.at_us = 1000000, .pass = 2, .pass_began = true, .remaining_bytes = 500 * MB, .rate_bytes_per_s = 100 * MB};
+	struct converge_sample sample = {.at_us = 1000000,
+					 .pass = 2,
+					 .pass_began = true,
+					 .remaining_bytes = 500 * MB,
+					 .rate_bytes_per_s = 100 * MB};
 	assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_WAIT);
 	/* Many passes in no time. */
 	for (int i = 0; i < 100; i++) {
@@ -294,10 +299,11 @@ static void test_odd_samples(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_idle),	   cmocka_unit_test(test_writer),     cmocka_unit_test(test_working_set),
-		cmocka_unit_test(test_never_converges), cmocka_unit_test(test_steps), cmocka_unit_test(test_patience),
-		cmocka_unit_test(test_deadline),   cmocka_unit_test(test_small_promises), cmocka_unit_test(test_fits),
-		cmocka_unit_test(test_odd_samples),
+		cmocka_unit_test(test_idle),        cmocka_unit_test(test_writer),
+		cmocka_unit_test(test_working_set), cmocka_unit_test(test_never_converges),
+		cmocka_unit_test(test_steps),       cmocka_unit_test(test_patience),
+		cmocka_unit_test(test_deadline),    cmocka_unit_test(test_small_promises),
+		cmocka_unit_test(test_fits),        cmocka_unit_test(test_odd_samples),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

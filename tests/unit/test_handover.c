@@ -4,10 +4,10 @@
  * fakes/two_hosts.h), with every call of the driver, every message, every record of the journal and each of the two
  * daemons failing in turn. What must hold every time:
  *
- *   - at no moment do two machines of the guest run, nor one from a state that the guest has left behind (the fake world
- *     watches this throughout);
- *   - in the end both journals name the same owner, the guest runs there (unless its own machine was killed), nothing of
- *     it is left on the other host, and nobody holds its job.
+ *   - at no moment do two machines of the guest run, nor one from a state that the guest has left behind (the fake
+ * world watches this throughout);
+ *   - in the end both journals name the same owner, the guest runs there (unless its own machine was killed), nothing
+ * of it is left on the other host, and nobody holds its job.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -268,17 +268,19 @@ static const struct failing failing[] = {
 	{"host-a", FAKE_MOVE_START, FAKE_FAIL_DONE, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
 	{"host-a", FAKE_MOVE_START, FAKE_FAIL_GONE, 1, 0, "rolled-back", "qemu.qmp", false, ENDED},
 	{"host-a", FAKE_MOVE_SAMPLE, FAKE_FAIL, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
-	{"host-a", FAKE_MOVE_SET_DOWNTIME_LIMIT, FAKE_FAIL, 1, FAKE_MOVE_NEVER_CONVERGES, "rolled-back", "qemu.qmp", false,
-	 RUNS},
+	{"host-a", FAKE_MOVE_SET_DOWNTIME_LIMIT, FAKE_FAIL, 1, FAKE_MOVE_NEVER_CONVERGES, "rolled-back", "qemu.qmp",
+	 false, RUNS},
 	{"host-a", FAKE_MOVE_CONTINUE, FAKE_FAIL, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
 	{"host-a", FAKE_MOVE_CONTINUE, FAKE_FAIL_DONE, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
 	{"host-a", FAKE_MOVE_CONTINUE, FAKE_FAIL_GONE, 1, 0, "rolled-back", "qemu.qmp", false, ENDED},
 	{"host-a", FAKE_PORTS_SHUT, FAKE_FAIL, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
 	/* On the way back. */
-	{"host-a", FAKE_MOVE_RESTORE, FAKE_FAIL, 1, FAKE_MOVE_BREAKS_LATE, "rolled-back", "migration.qemu", false, RUNS},
+	{"host-a", FAKE_MOVE_RESTORE, FAKE_FAIL, 1, FAKE_MOVE_BREAKS_LATE, "rolled-back", "migration.qemu", false,
+	 RUNS},
 	{"host-a", FAKE_PORTS_OPEN, FAKE_FAIL, 1, FAKE_MOVE_BREAKS_LATE, "rolled-back", "migration.qemu", false, RUNS},
 	{"host-a", FAKE_RESUME, FAKE_FAIL, 1, FAKE_MOVE_BREAKS_LATE, "rolled-back", "migration.qemu", false, RUNS},
-	{"host-a", FAKE_MOVE_CANCEL, FAKE_FAIL_GONE, 1, FAKE_MOVE_BREAKS, "rolled-back", "migration.qemu", false, ENDED},
+	{"host-a", FAKE_MOVE_CANCEL, FAKE_FAIL_GONE, 1, FAKE_MOVE_BREAKS, "rolled-back", "migration.qemu", false,
+	 ENDED},
 	/* At the destination, when it is to take over. */
 	{"host-b", FAKE_WAIT_LOADED, FAKE_FAIL, 1, 0, "rolled-back", "peer.refused", false, RUNS},
 	{"host-b", FAKE_WAIT_LOADED, FAKE_FAIL_GONE, 1, 0, "rolled-back", "peer.refused", false, RUNS},
@@ -292,10 +294,10 @@ static const struct failing failing[] = {
 	{"host-a", FAKE_START, FAKE_FAIL, 0, FAKE_MOVE_BREAKS, "rolled-back", "migration.qemu", false, RUNS},
 	{"host-a", FAKE_START, FAKE_FAIL, 0, FAKE_MOVE_BREAKS_LATE, "rolled-back", "migration.qemu", false, RUNS},
 	{"host-a", FAKE_START, FAKE_FAIL, 0, FAKE_MOVE_LOST_LAST_ACK, "rolled-back", "migration.qemu", false, RUNS},
-	{"host-a", FAKE_START, FAKE_FAIL, 0, FAKE_MOVE_TOO_MUCH_AT_SWITCH, "rolled-back", "migration.max_downtime", false,
-	 RUNS},
-	{"host-a", FAKE_START, FAKE_FAIL, 0, FAKE_MOVE_NEVER_CONVERGES, "rolled-back", "migration.not_converging", false,
-	 RUNS},
+	{"host-a", FAKE_START, FAKE_FAIL, 0, FAKE_MOVE_TOO_MUCH_AT_SWITCH, "rolled-back", "migration.max_downtime",
+	 false, RUNS},
+	{"host-a", FAKE_START, FAKE_FAIL, 0, FAKE_MOVE_NEVER_CONVERGES, "rolled-back", "migration.not_converging",
+	 false, RUNS},
 };
 
 static void test_calls_fail(void **state)
@@ -385,14 +387,22 @@ static void test_qemu_ends(void **state)
 		bool moved;
 		enum running running;
 	} rows[] = {
-		{"destination-prepared", "host-a", false, ENDED}, {"copy-begun", "host-a", false, ENDED},
-		{"after-offered", "host-a", false, ENDED},	  {"switch-begun", "host-a", false, ENDED},
-		{"copy-completed", "host-a", true, RUNS},	  {"before-taken", "host-a", true, RUNS},
-		{"before-released", "host-a", true, RUNS},	  {"destination-prepared", "host-b", false, RUNS},
-		{"copy-begun", "host-b", false, RUNS},		  {"after-offered", "host-b", false, RUNS},
-		{"switch-begun", "host-b", false, RUNS},	  {"copy-completed", "host-b", false, RUNS},
-		{"before-taken", "host-b", false, RUNS},	  {"after-taken", "host-b", false, RUNS},
-		{"before-running", "host-b", true, ENDED},	  {"after-running", "host-b", true, ENDED},
+		{"destination-prepared", "host-a", false, ENDED},
+		{"copy-begun", "host-a", false, ENDED},
+		{"after-offered", "host-a", false, ENDED},
+		{"switch-begun", "host-a", false, ENDED},
+		{"copy-completed", "host-a", true, RUNS},
+		{"before-taken", "host-a", true, RUNS},
+		{"before-released", "host-a", true, RUNS},
+		{"destination-prepared", "host-b", false, RUNS},
+		{"copy-begun", "host-b", false, RUNS},
+		{"after-offered", "host-b", false, RUNS},
+		{"switch-begun", "host-b", false, RUNS},
+		{"copy-completed", "host-b", false, RUNS},
+		{"before-taken", "host-b", false, RUNS},
+		{"after-taken", "host-b", false, RUNS},
+		{"before-running", "host-b", true, ENDED},
+		{"after-running", "host-b", true, ENDED},
 		{"before-released", "host-b", true, ENDED},
 	};
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -529,8 +539,8 @@ static void test_messages(void **state)
 	}
 }
 
-/* The copy has ended badly, the refusal does not get through, and ferryd ends: the destination asks by itself, hears that
- * the migration has ended, and gives up. */
+/* The copy has ended badly, the refusal does not get through, and ferryd ends: the destination asks by itself, hears
+ * that the migration has ended, and gives up. */
 static void test_destination_asks(void **state)
 {
 	(void)state;
@@ -585,9 +595,9 @@ static void test_abort(void **state)
 	static const struct {
 		const char *point;
 		bool moved;
-	} rows[] = {{"destination-prepared", false}, {"after-prepared", false},	 {"copy-begun", false},
-		    {"after-offered", false},	     {"switch-begun", false},	 {"copy-completed", false},
-		    {"before-taken", true},	     {"before-released", true}};
+	} rows[] = {{"destination-prepared", false}, {"after-prepared", false}, {"copy-begun", false},
+		    {"after-offered", false},        {"switch-begun", false},   {"copy-completed", false},
+		    {"before-taken", true},          {"before-released", true}};
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		struct two_hosts *hosts = setup();
 		print_message("# aborted at %s\n", rows[i].point);
@@ -636,7 +646,8 @@ static enum error_code say(const char *from, const char *message, json_t *body, 
 
 static json_t *make_question(const char *id, const char *uuid, const char *source, int64_t epoch)
 {
-	return json_pack("{ss ss sI ss}", "migration", id, "vm_uuid", uuid, "epoch", (json_int_t)epoch, "source", source);
+	return json_pack("{ss ss sI ss}", "migration", id, "vm_uuid", uuid, "epoch", (json_int_t)epoch, "source",
+			 source);
 }
 
 static void assert_answer(const char *message, const char *id, const char *wanted)
@@ -705,10 +716,14 @@ static void test_wrong_questions(void **state)
 	assert_int_equal(say("host-a", "prepare", make_offer(&hosts->a, ID_A, 2), NULL), ERROR_CODE_COUNT);
 	for (int i = 0; i < 2; i++) {
 		const char *message = i ? "finish" : "refuse";
-		assert_int_equal(say("host-c", message, make_question(ID_A, GUEST_UUID, "host-a", 2), NULL), ERROR_PERMISSION);
-		assert_int_equal(say("host-c", message, make_question(ID_A, GUEST_UUID, "host-c", 2), NULL), ERROR_PEER_STALE);
-		assert_int_equal(say("host-a", message, make_question(ID_A, other_uuid, "host-a", 2), NULL), ERROR_PEER_STALE);
-		assert_int_equal(say("host-a", message, make_question(ID_A, GUEST_UUID, "host-a", 3), NULL), ERROR_PEER_STALE);
+		assert_int_equal(say("host-c", message, make_question(ID_A, GUEST_UUID, "host-a", 2), NULL),
+				 ERROR_PERMISSION);
+		assert_int_equal(say("host-c", message, make_question(ID_A, GUEST_UUID, "host-c", 2), NULL),
+				 ERROR_PEER_STALE);
+		assert_int_equal(say("host-a", message, make_question(ID_A, other_uuid, "host-a", 2), NULL),
+				 ERROR_PEER_STALE);
+		assert_int_equal(say("host-a", message, make_question(ID_A, GUEST_UUID, "host-a", 3), NULL),
+				 ERROR_PEER_STALE);
 		assert_int_equal(say("host-a", message, make_question(ID_A, GUEST_UUID, "host-a", 1), NULL),
 				 ERROR_INVALID_ARGUMENT);
 		assert_int_equal(say("host-a", message, make_question("0011", GUEST_UUID, "host-a", 2), NULL),
@@ -734,9 +749,11 @@ static void test_older_epoch(void **state)
 	migration_unref(migration);
 	for (int64_t epoch = 2; epoch < 5; epoch++) {
 		(void)say("host-a", "check", make_offer(&hosts->a, ID_A, epoch), NULL);
-		assert_int_not_equal(say("host-a", "prepare", make_offer(&hosts->a, ID_A, epoch), NULL), ERROR_CODE_COUNT);
+		assert_int_not_equal(say("host-a", "prepare", make_offer(&hosts->a, ID_A, epoch), NULL),
+				     ERROR_CODE_COUNT);
 	}
-	/* Questions about the migration that has ended are answered as they were, whatever is asked, after a restart too. */
+	/* Questions about the migration that has ended are answered as they were, whatever is asked, after a restart
+	 * too. */
 	for (int i = 0; i < 2; i++) {
 		assert_answer("finish", id, "running");
 		assert_answer("refuse", id, "running");
@@ -751,7 +768,8 @@ static void test_older_epoch(void **state)
 	migration_unref(migration);
 	for (int64_t epoch = 2; epoch < 4; epoch++) {
 		(void)say("host-a", "check", make_offer(&hosts->a, ID_B, epoch), NULL);
-		assert_int_not_equal(say("host-a", "prepare", make_offer(&hosts->a, ID_B, epoch), NULL), ERROR_CODE_COUNT);
+		assert_int_not_equal(say("host-a", "prepare", make_offer(&hosts->a, ID_B, epoch), NULL),
+				     ERROR_CODE_COUNT);
 	}
 	assert_false(fake_world_has("host-b", GUEST_UUID));
 	teardown(hosts);
@@ -792,10 +810,11 @@ static void test_outcome(void **state)
 
 /* Every point of a migration (base/fault.h), in the order of a good one, then of the way back. */
 static const char *const points[] = {
-	"probes-placed",   "before-holds",   "after-holds",   "before-prepared", "after-prepared",  "incoming-started",
-	"destination-prepared", "copy-begun", "before-offered", "after-offered",  "switch-begun",    "copy-completed",
-	"before-taken",	   "after-taken",    "before-running", "after-running",	 "before-released", "after-released",
-	"source-released", "copy-cancelled", "taken-back",    "before-refused",	 "after-refused",
+	"probes-placed",    "before-holds",         "after-holds",    "before-prepared", "after-prepared",
+	"incoming-started", "destination-prepared", "copy-begun",     "before-offered",  "after-offered",
+	"switch-begun",     "copy-completed",       "before-taken",   "after-taken",     "before-running",
+	"after-running",    "before-released",      "after-released", "source-released", "copy-cancelled",
+	"taken-back",       "before-refused",       "after-refused",
 };
 #define POINT_COUNT (sizeof(points) / sizeof(points[0]))
 
@@ -854,8 +873,8 @@ static void test_crashes_on_the_way_back(void **state)
 					run_crash(points[i], at_a, (enum aftermath)aftermath, moves[m]);
 }
 
-/* QEMU has sent everything, lost the last acknowledgement and let the guest run on, while no ferryd looked; then the host
- * loses its power. The destination has a whole guest in hand, and must not run it: it is older than the disks. */
+/* QEMU has sent everything, lost the last acknowledgement and let the guest run on, while no ferryd looked; then the
+ * host loses its power. The destination has a whole guest in hand, and must not run it: it is older than the disks. */
 static void test_lost_last_ack_then_reboot(void **state)
 {
 	(void)state;
@@ -946,7 +965,8 @@ static void test_many_faults(void **state)
 						   FAKE_MOVE_LOST_LAST_ACK, FAKE_MOVE_TOO_MUCH_AT_SWITCH};
 	const char *wanted = getenv("FERRY_TEST_RUNS");
 	unsigned int runs = wanted ? (unsigned int)atoi(wanted) : 150;
-	for (unsigned int run = getenv("FERRY_TEST_FIRST") ? (unsigned int)atoi(getenv("FERRY_TEST_FIRST")) : 0; run < runs; run++) {
+	for (unsigned int run = getenv("FERRY_TEST_FIRST") ? (unsigned int)atoi(getenv("FERRY_TEST_FIRST")) : 0;
+	     run < runs; run++) {
 		die = run;
 		struct two_hosts *hosts = setup();
 		bool rebooted[2] = {false, false};
@@ -955,9 +975,11 @@ static void test_many_faults(void **state)
 		const char *message = messages[throw_die(4)];
 		unsigned int fault = throw_die(3), times = throw_die(3);
 		wire_fault(message, (enum wire_fault)fault, times);
-		enum fake_call call = (enum fake_call)(FAKE_START_INCOMING + throw_die(FAKE_CALL_COUNT - FAKE_START_INCOMING));
+		enum fake_call call =
+			(enum fake_call)(FAKE_START_INCOMING + throw_die(FAKE_CALL_COUNT - FAKE_START_INCOMING));
 		if (throw_die(3) == 0 && call != FAKE_MOVE_CANCEL)
-			fake_driver_fail(throw_die(2) ? "host-a" : "host-b", call, throw_die(2) ? FAKE_FAIL : FAKE_FAIL_DONE, 1);
+			fake_driver_fail(throw_die(2) ? "host-a" : "host-b", call,
+					 throw_die(2) ? FAKE_FAIL : FAKE_FAIL_DONE, 1);
 		struct migration *migration = NULL;
 		print_message("# run %u: move %d, %s fault %u x%u\n", run, move, message, fault, times);
 		for (int crash = 0; crash < 3; crash++) {
@@ -977,8 +999,10 @@ static void test_many_faults(void **state)
 					continue;
 				print_message("#   %s died at %s, aftermath %d\n", host->name, point, aftermath);
 				rebooted[i] = rebooted[i] || aftermath == REBOOTS;
-				/* The proof that the guest never ran there has died with both its QEMU and ferryd: it counts as taken. */
-				rebooted[i] = rebooted[i] || (call == FAKE_TAKE_OVER && strcmp(point, "before-refused") == 0);
+				/* The proof that the guest never ran there has died with both its QEMU and ferryd: it
+				 * counts as taken. */
+				rebooted[i] =
+					rebooted[i] || (call == FAKE_TAKE_OVER && strcmp(point, "before-refused") == 0);
 				come_back(hosts, host, aftermath);
 			}
 		}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The inventory (vm/inventory.h): definitions, jobs, ownership, and what of it a restart of ferryd finds again. Machines are
- * those of the fake driver.
+ * The inventory (vm/inventory.h): definitions, jobs, ownership, and what of it a restart of ferryd finds again.
+ * Machines are those of the fake driver.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -76,7 +76,8 @@ static void restart(struct fixture *f)
 static int setup(void **state)
 {
 	struct fixture *f = xcalloc(1, sizeof(*f));
-	snprintf(f->folder, sizeof(f->folder), "%s/ferry-test-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+	snprintf(f->folder, sizeof(f->folder), "%s/ferry-test-XXXXXX",
+		 access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	if (!mkdtemp(f->folder))
 		return -1;
 	fake_world_reset();
@@ -475,7 +476,8 @@ static void test_not_ours(void **state)
 		cleanup_error struct error *e = NULL;
 		assert_int_equal(try_define(f, "kept", UUID_1, 128, &e), -1);
 		assert_int_equal(e->code, ERROR_VM_NOT_OWNER);
-		/* What is not defined any more is remembered: who has it is said, and it cannot be brought back by a file. */
+		/* What is not defined any more is remembered: who has it is said, and it cannot be brought back by a
+		 * file. */
 		json_t *view = NULL;
 		assert_int_equal(inventory_show(f->inventory, "gone", &view, &e), -1);
 		assert_int_equal(e->code, ERROR_VM_NOT_FOUND);
@@ -617,14 +619,14 @@ int main(void)
 	log_set_level(getenv("FERRY_TEST_LOG") ? LOG_LEVEL_DEBUG : (enum log_level)0);
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_define),	 TEST(test_define_bad),
-		TEST(test_define_again), TEST(test_undefine),
-		TEST(test_start_and_end), TEST(test_guest_ends_by_itself),
-		TEST(test_restart),	 TEST(test_autostart),
-		TEST(test_one_job),	 TEST(test_ends_soon),
-		TEST(test_jobs_exclude), TEST(test_not_ours),
-		TEST(test_epoch),	 TEST(test_write_fails),
-		TEST(test_arriving),	 TEST(test_arriving_namesake),
+		TEST(test_define),         TEST(test_define_bad),
+		TEST(test_define_again),   TEST(test_undefine),
+		TEST(test_start_and_end),  TEST(test_guest_ends_by_itself),
+		TEST(test_restart),        TEST(test_autostart),
+		TEST(test_one_job),        TEST(test_ends_soon),
+		TEST(test_jobs_exclude),   TEST(test_not_ours),
+		TEST(test_epoch),          TEST(test_write_fails),
+		TEST(test_arriving),       TEST(test_arriving_namesake),
 		TEST(test_broken_journal),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,13 +19,15 @@
 #define JOURNAL "ffeeddccbbaa99887766554433221100"
 #define KEY "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-static const char good[] =
-	"{\"protocol\": 1, \"migration\": \"" ID "\", \"source\": \"host-a\", \"journal\": \"" JOURNAL "\", \"epoch\": 7,"
-	" \"paused\": true, \"channels\": 4, \"tls_key_hex\": \"" KEY "\","
-	" \"definition\": {\"name\": \"web-1\", \"uuid\": \"0b3f1a9e-7c2d-4e5f-8a6b-112233445566\", \"memory_mib\": 512,"
-	"   \"disks\": [{\"target\": \"vda\", \"path\": \"/srv/a\", \"format\": \"raw\"}]},"
-	" \"description\": {\"accelerator\": \"tcg\"},"
-	" \"proofs\": [{\"target\": \"vda\", \"path\": \"/srv/a\", \"inode\": 12, \"probe\": \"/srv/.p\", \"token\": \"t\"}]}";
+static const char good[] = "{\"protocol\": 1, \"migration\": \"" ID
+			   "\", \"source\": \"host-a\", \"journal\": \"" JOURNAL "\", \"epoch\": 7,"
+			   " \"paused\": true, \"channels\": 4, \"tls_key_hex\": \"" KEY "\","
+			   " \"definition\": {\"name\": \"web-1\", \"uuid\": \"0b3f1a9e-7c2d-4e5f-8a6b-112233445566\", "
+			   "\"memory_mib\": 512,"
+			   "   \"disks\": [{\"target\": \"vda\", \"path\": \"/srv/a\", \"format\": \"raw\"}]},"
+			   " \"description\": {\"accelerator\": \"tcg\"},"
+			   " \"proofs\": [{\"target\": \"vda\", \"path\": \"/srv/a\", \"inode\": 12, \"probe\": "
+			   "\"/srv/.p\", \"token\": \"t\"}]}";
 
 static json_t *good_json(void)
 {
@@ -74,7 +76,8 @@ static void test_without_key(void **state)
 	offer_done(&offer);
 }
 
-/* The value of `key` (a path such as "proofs/inode") replaced by this text, or taken out; refused with this code and word. */
+/* The value of `key` (a path such as "proofs/inode") replaced by this text, or taken out; refused with this code and
+ * word. */
 static void refused(const char *key, const char *value, enum error_code code, const char *word)
 {
 	cleanup_json json_t *json = good_json();
@@ -88,7 +91,8 @@ static void refused(const char *key, const char *value, enum error_code code, co
 		key += 11;
 	}
 	if (value)
-		assert_int_equal(json_object_set_new(in, key, json_loads(value, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL)), 0);
+		assert_int_equal(
+			json_object_set_new(in, key, json_loads(value, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL)), 0);
 	else
 		assert_int_equal(json_object_del(in, key), 0);
 	struct offer offer = {0};
@@ -103,9 +107,10 @@ static void refused(const char *key, const char *value, enum error_code code, co
 static void test_missing(void **state)
 {
 	(void)state;
-	static const char *const keys[] = {"protocol", "migration",   "source", "journal", "epoch",
-					   "paused",   "channels",    "definition", "description", "proofs",
-					   "proofs/target", "proofs/path", "proofs/probe", "proofs/token", "proofs/inode"};
+	static const char *const keys[] = {"protocol",     "migration",    "source",        "journal",
+					   "epoch",        "paused",       "channels",      "definition",
+					   "description",  "proofs",       "proofs/target", "proofs/path",
+					   "proofs/probe", "proofs/token", "proofs/inode"};
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
 		refused(keys[i], NULL, ERROR_INVALID_ARGUMENT, "is missing");
 		refused(keys[i], "null", ERROR_INVALID_ARGUMENT, "is missing");
@@ -116,7 +121,8 @@ static void test_missing(void **state)
 static void test_wrong(void **state)
 {
 	(void)state;
-	static const char *const strings[] = {"migration", "source", "journal", "tls_key_hex", "proofs/target", "proofs/token"};
+	static const char *const strings[] = {"migration",   "source",        "journal",
+					      "tls_key_hex", "proofs/target", "proofs/token"};
 	for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++) {
 		refused(strings[i], "7", ERROR_INVALID_ARGUMENT, "a string");
 		refused(strings[i], "[\"x\"]", ERROR_INVALID_ARGUMENT, "a string");
@@ -150,9 +156,15 @@ static void test_ids(void **state)
 	char id[RANDOM_ID_SIZE];
 	random_id(id);
 	assert_true(offer_id_valid(id));
-	static const char *const bad[] = {"", "0", "00112233445566778899aabbccddeef", ID "0", "00112233445566778899AABBCCDDEEFF",
-					  "00112233445566778899aabbccddeefg", "0x112233445566778899aabbccddeeff",
-					  " 0112233445566778899aabbccddeeff", "00112233-4455-6677-8899-aabbccdd"};
+	static const char *const bad[] = {"",
+					  "0",
+					  "00112233445566778899aabbccddeef",
+					  ID "0",
+					  "00112233445566778899AABBCCDDEEFF",
+					  "00112233445566778899aabbccddeefg",
+					  "0x112233445566778899aabbccddeeff",
+					  " 0112233445566778899aabbccddeeff",
+					  "00112233-4455-6677-8899-aabbccdd"};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		cleanup_free char *quoted = xasprintf("\"%s\"", bad[i]);
 		assert_false(offer_id_valid(bad[i]));
@@ -162,8 +174,8 @@ static void test_ids(void **state)
 	refused("tls_key_hex", "\"\"", ERROR_PEER_PROTOCOL, "64 hex digits");
 	refused("tls_key_hex", "\"" KEY "0\"", ERROR_PEER_PROTOCOL, "64 hex digits");
 	refused("tls_key_hex", "\"" ID "\"", ERROR_PEER_PROTOCOL, "64 hex digits");
-	refused("tls_key_hex", "\"g123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"", ERROR_PEER_PROTOCOL,
-		"64 hex digits");
+	refused("tls_key_hex", "\"g123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"",
+		ERROR_PEER_PROTOCOL, "64 hex digits");
 }
 
 static void test_too_many(void **state)
@@ -203,7 +215,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_without_key), cmocka_unit_test(test_missing),
-		cmocka_unit_test(test_wrong),	   cmocka_unit_test(test_ids),	       cmocka_unit_test(test_too_many),
+		cmocka_unit_test(test_wrong),      cmocka_unit_test(test_ids),         cmocka_unit_test(test_too_many),
 		cmocka_unit_test(test_no_object),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

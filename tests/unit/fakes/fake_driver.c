@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The fake driver; see fake_driver.h. One lock and one condition for the whole world; neither is held while a hook or an
- * observer runs. A machine stays in the world's list until it is ended or its host is rebooted; what an inventory holds is
- * counted, so that its memory stays as long as anybody may look at it.
+ * The fake driver; see fake_driver.h. One lock and one condition for the whole world; neither is held while a hook or
+ * an observer runs. A machine stays in the world's list until it is ended or its host is rebooted; what an inventory
+ * holds is counted, so that its memory stays as long as anybody may look at it.
  */
 #include "fakes/fake_driver.h"
 
@@ -26,10 +26,10 @@ struct machine {
 	char host[64];
 	struct definition *definition;
 	struct machine_state state;
-	uint16_t port;		 /* an incoming one listens here */
+	uint16_t port; /* an incoming one listens here */
 	uint16_t partner_port;
-	bool loaded;		 /* all of a copy has arrived */
-	bool wants_to_run;	 /* the guest ran before the copy stopped it */
+	bool loaded;             /* all of a copy has arrived */
+	bool wants_to_run;       /* the guest ran before the copy stopped it */
 	unsigned int generation; /* destination: of the guest, when its state was sent */
 	bool told_to_go_on;
 	bool in_world, held;
@@ -624,8 +624,8 @@ static int fake_move_prepare(struct machine *machine, const struct move_options 
 
 static int fake_move_start(struct machine *machine, const struct move_options *move, struct error **e)
 {
-	FAKE_CALL_BODY(machine, FAKE_MOVE_START, machine->partner_port = move->port;
-		       machine->told_to_go_on = false; machine->state.pass = 0; set_move(machine, MOVE_SETUP));
+	FAKE_CALL_BODY(machine, FAKE_MOVE_START, machine->partner_port = move->port; machine->told_to_go_on = false;
+		       machine->state.pass = 0; set_move(machine, MOVE_SETUP));
 }
 
 static int fake_move_sample(struct machine *machine, struct move_sample *ret, struct error **e)

@@ -42,9 +42,9 @@ enum fake_call {
 const char *fake_call_name(enum fake_call call);
 
 enum fake_failure {
-	FAKE_FAIL,	 /* an error, nothing done */
-	FAKE_FAIL_DONE,	 /* an error, but it was done (take_over: the guest runs, *ret_ran is true) */
-	FAKE_FAIL_GONE,	 /* the machine ends (before anything is done), then an error */
+	FAKE_FAIL,       /* an error, nothing done */
+	FAKE_FAIL_DONE,  /* an error, but it was done (take_over: the guest runs, *ret_ran is true) */
+	FAKE_FAIL_GONE,  /* the machine ends (before anything is done), then an error */
 	FAKE_FAIL_LATER, /* wait_loaded: ERROR_TIMEOUT, the load goes on */
 };
 
@@ -57,11 +57,11 @@ void fake_driver_hook(const char *host, enum fake_call call, void (*hook)(void *
 
 enum fake_move_end {
 	FAKE_MOVE_GOOD,
-	FAKE_MOVE_BREAKS,	     /* fails in pass 2; the guest never stopped */
-	FAKE_MOVE_BREAKS_LATE,	     /* fails in the device phase; QEMU lets the guest run on, the destination's QEMU ends */
+	FAKE_MOVE_BREAKS,      /* fails in pass 2; the guest never stopped */
+	FAKE_MOVE_BREAKS_LATE, /* fails in the device phase; QEMU lets the guest run on, the destination's QEMU ends */
 	FAKE_MOVE_LOST_LAST_ACK,     /* as before, but the destination's QEMU has everything and waits */
 	FAKE_MOVE_NEVER_CONVERGES,   /* pass after pass, with more than any link carries */
-	FAKE_MOVE_STAYS_ACTIVE,	     /* nothing happens in pass 2 until somebody cancels */
+	FAKE_MOVE_STAYS_ACTIVE,      /* nothing happens in pass 2 until somebody cancels */
 	FAKE_MOVE_TOO_MUCH_AT_SWITCH /* at pre-switchover far more is left than fits into the promised pause */
 };
 void fake_driver_script_move(enum fake_move_end end);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The hosts of a test, joined without a network: this file's http_client_*() take the place of net/http_client.c in a test
- * program that links it. A request is handed, as text, to the other host's handler of peer messages, in the asking thread.
- * On the way it can get lost, its answer can get lost, it can arrive twice, or be kept and delivered later. Any thread.
+ * The hosts of a test, joined without a network: this file's http_client_*() take the place of net/http_client.c in a
+ * test program that links it. A request is handed, as text, to the other host's handler of peer messages, in the asking
+ * thread. On the way it can get lost, its answer can get lost, it can arrive twice, or be kept and delivered later. Any
+ * thread.
  */
 #ifndef FERRY_TESTS_FAKE_WIRE_H
 #define FERRY_TESTS_FAKE_WIRE_H
@@ -15,8 +16,8 @@
 enum wire_fault {
 	WIRE_LOSE_REQUEST, /* it never arrives */
 	WIRE_LOSE_ANSWER,  /* it is handled, and nobody hears of it */
-	WIRE_TWICE,	   /* it is handled twice; the second answer comes back */
-	WIRE_KEEP,	   /* the asker hears nothing; wire_deliver_kept() hands it over later */
+	WIRE_TWICE,        /* it is handled twice; the second answer comes back */
+	WIRE_KEEP,         /* the asker hears nothing; wire_deliver_kept() hands it over later */
 };
 
 /* A host is reachable from now on, and is the one who asks where a client is made with these files. */

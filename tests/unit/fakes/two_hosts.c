@@ -37,15 +37,18 @@ static struct {
 	void *user;
 } points = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
-/* Refuse one state in the migration's row, by the database itself: the step's transaction fails as a full disk's would. */
+/* Refuse one state in the migration's row, by the database itself: the step's transaction fails as a full disk's would.
+ */
 static void fail_journal(struct test_host *host, const char *state, bool fail)
 {
-	cleanup_free char *update = xasprintf("CREATE TEMP TRIGGER fail_update BEFORE UPDATE ON migration WHEN NEW.state = '%s'"
-					      " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
-					      state);
-	cleanup_free char *insert = xasprintf("CREATE TEMP TRIGGER fail_insert BEFORE INSERT ON migration WHEN NEW.state = '%s'"
-					      " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
-					      state);
+	cleanup_free char *update =
+		xasprintf("CREATE TEMP TRIGGER fail_update BEFORE UPDATE ON migration WHEN NEW.state = '%s'"
+			  " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+			  state);
+	cleanup_free char *insert =
+		xasprintf("CREATE TEMP TRIGGER fail_insert BEFORE INSERT ON migration WHEN NEW.state = '%s'"
+			  " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+			  state);
 	cleanup_error struct error *e = NULL;
 	if (database_run(host->db, &e, fail ? update : "DROP TRIGGER IF EXISTS fail_update", "") < 0 ||
 	    database_run(host->db, &e, fail ? insert : "DROP TRIGGER IF EXISTS fail_insert", "") < 0)
@@ -153,7 +156,8 @@ void test_host_start(struct test_host *th)
 		need(peers_add(host->peers, name, "127.0.0.1", CONTROL_PORT, &e), e, "peers");
 	}
 	th->up = true;
-	/* As ferryd does: what is left of earlier is taken up before anybody can ask. A host that is recovered may crash in it. */
+	/* As ferryd does: what is left of earlier is taken up before anybody can ask. A host that is recovered may
+	 * crash in it. */
 	need(recovery_run(host, &e), e, "recovery");
 	wire_connect(th->name, &th->files, host);
 	if (th->crashed)
@@ -210,7 +214,8 @@ static void make_folder(struct test_host *th, const char *name)
 	/* In memory where that can be had: what is durable on a disk is not what is tested here. */
 	th->name = name;
 	th->silence_limit_ms = 60000;
-	snprintf(th->folder, sizeof(th->folder), "%s/ferry-test-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+	snprintf(th->folder, sizeof(th->folder), "%s/ferry-test-XXXXXX",
+		 access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	if (!mkdtemp(th->folder))
 		abort();
 }
