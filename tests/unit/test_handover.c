@@ -891,6 +891,33 @@ static void test_lost_last_ack_then_reboot(void **state)
 	teardown(hosts);
 }
 
+/* ferryd is stopped in good order in the middle of a copy: it leaves all as it is, and the next one takes the guest
+ * back. */
+static void test_orderly_stop(void **state)
+{
+	(void)state;
+	for (int at_a = 0; at_a < 2; at_a++) {
+		struct two_hosts *hosts = setup();
+		fake_driver_script_move(FAKE_MOVE_STAYS_ACTIVE);
+		struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
+		assert_true(wait_status(migration, MIGRATION_COPYING));
+		cleanup_free char *id = xstrdup(migration->id);
+		test_host_stop(at_a ? &hosts->a : &hosts->b);
+		if (at_a)
+			assert_int_equal(fake_driver_calls("host-a", FAKE_MOVE_CANCEL), 0);
+		test_host_start(at_a ? &hosts->a : &hosts->b);
+		if (!at_a) /* the copy has not noticed */
+			assert_int_equal(source_abort(&hosts->a.host, migration, NULL), 0);
+		migration_unref(migration);
+		assert_settled(hosts, &hosts->a, RUNS);
+		assert_int_equal(migration_find(hosts->a.host.migrations, id, &migration, NULL), 0);
+		assert_status(migration, at_a ? "rolled-back" : "cancelled",
+			      at_a ? "migration.interrupted" : "cancelled");
+		migration_unref(migration);
+		teardown(hosts);
+	}
+}
+
 /* The source stays away: the destination gives up by itself, and the source, back again, holds the guest. */
 static void test_source_stays_away(void **state)
 {
@@ -1066,6 +1093,7 @@ int main(void)
 		cmocka_unit_test(test_crashes),
 		cmocka_unit_test(test_crashes_on_the_way_back),
 		cmocka_unit_test(test_lost_last_ack_then_reboot),
+		cmocka_unit_test(test_orderly_stop),
 		cmocka_unit_test(test_source_stays_away),
 		cmocka_unit_test(test_journal_lost),
 		cmocka_unit_test(test_many_faults),
