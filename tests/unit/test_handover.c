@@ -449,6 +449,30 @@ static void test_journal_fails(void **state)
 	}
 }
 
+static void somebody_else_decided(void *user)
+{
+	struct test_host *host = user;
+	if (database_run(host->db, NULL, "UPDATE migration SET state = 'refused' WHERE state = 'prepared'", "") != 1)
+		abort();
+}
+
+/* A step is taken only from the state that the journal has, whatever memory says. */
+static void test_journal_decides(void **state)
+{
+	(void)state;
+	struct two_hosts *hosts = setup();
+	two_hosts_at("before-taken", somebody_else_decided, &hosts->b);
+	struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
+	assert_true(wait_status(migration, MIGRATION_IN_DOUBT));
+	two_hosts_at("", NULL, NULL);
+	assert_int_equal(fake_world_running(GUEST_UUID), 0);
+	migration_unref(migration);
+	fake_world_reboot("host-b");
+	test_host_restart(&hosts->b);
+	assert_settled(hosts, &hosts->a, RUNS);
+	teardown(hosts);
+}
+
 struct arming {
 	struct two_hosts *hosts;
 	const char *state;
@@ -1080,6 +1104,7 @@ int main(void)
 		cmocka_unit_test(test_cannot_cancel),
 		cmocka_unit_test(test_qemu_ends),
 		cmocka_unit_test(test_journal_fails),
+		cmocka_unit_test(test_journal_decides),
 		cmocka_unit_test(test_source_journal_fails_late),
 		cmocka_unit_test(test_messages),
 		cmocka_unit_test(test_destination_asks),

@@ -29,8 +29,9 @@ struct machine {
 	uint16_t port; /* an incoming one listens here */
 	uint16_t partner_port;
 	bool loaded;             /* all of a copy has arrived */
+	bool sent;               /* all of it has gone to another machine, which may have run it */
 	bool wants_to_run;       /* the guest ran before the copy stopped it */
-	unsigned int generation; /* destination: of the guest, when its state was sent */
+	unsigned int generation; /* of the guest, when its state was sent */
 	bool told_to_go_on;
 	bool in_world, held;
 	struct machine_observer observer;
@@ -174,10 +175,10 @@ static void set_run(struct machine *machine, enum machine_run run)
 			if (other != machine && other->in_world && other->state.run == MACHINE_RUNNING &&
 			    strcmp(other->definition->uuid, machine->definition->uuid) == 0)
 				breach("the guest runs twice", machine);
-		if (machine->loaded && machine->generation != guest->generation)
+		if ((machine->loaded || machine->sent) && machine->generation != guest->generation)
 			breach("the guest runs from a state that it has left behind", machine);
 		guest->generation++;
-		machine->loaded = false; /* from now on its state is its own */
+		machine->loaded = machine->sent = false; /* from now on its state is its own */
 		machine->state.resumed_us = clock_monotonic_us();
 	} else if (machine->state.run == MACHINE_RUNNING) {
 		machine->state.stopped_us = clock_monotonic_us();
@@ -269,6 +270,8 @@ static bool advance(struct machine *machine)
 			break_move(machine, MOVE_FAILED);
 			return true;
 		}
+		machine->sent = true;
+		machine->generation = guest_of(machine->definition->uuid)->generation;
 		set_run(machine, MACHINE_HANDED_OVER);
 		set_move(machine, MOVE_COMPLETED);
 		return true;
