@@ -244,6 +244,7 @@ class Pair:
         if start:
             self.ferry(host, "vm", "start", name)
             guest.host = host
+            self.mark()  # else the beats of an earlier guest that had this address count
             self.wait_beats(guest, 200)
         return guest
 
