@@ -154,7 +154,7 @@ static int resolve_user(struct config *config, struct error **e)
 	if (colon && colon[1] >= '0' && colon[1] <= '9') {
 		cleanup_free char *uid_text = xasprintf("%.*s", (int)(colon - config->qemu_user), config->qemu_user);
 		long uid, gid;
-		if (parse_number(uid_text, 1, UINT32_MAX - 1, &uid) == 0 && parse_number(colon + 1, 0, UINT32_MAX - 1, &gid) == 0) {
+		if (parse_number(uid_text, 1, UINT32_MAX - 1, &uid) == 0 && parse_number(colon + 1, 1, UINT32_MAX - 1, &gid) == 0) {
 			config->uid = (uid_t)uid;
 			config->gid = (gid_t)gid;
 			return 0;

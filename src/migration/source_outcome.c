@@ -135,8 +135,8 @@ int source_confirm(struct source *s, struct error **e)
 	struct error *problem = NULL;
 	fault_point("", "source-released");
 	if (vm_end(s->host->inventory, vm, &problem) < 0) {
-		/* The VM runs over there; what is left here is a stopped process. Tried again at the next start of
-		 * ferryd. */
+		/* The VM runs over there; what is left here is a process that has been told to end, and cannot yet (a disk that
+		 * hangs, say). The inventory tidies up when it has. */
 		log_failure(LOG_LEVEL_WARNING, "cannot end the source's QEMU", problem);
 		source_set_cleanup_pending(s, true);
 		error_free(problem);

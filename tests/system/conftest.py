@@ -10,4 +10,4 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes long; run with `make test-all`, not with `make test`")
+    config.addinivalue_line("markers", "slow: takes long; run with `make test-slow`, not with `make test`")
