@@ -266,6 +266,7 @@ def test_prepared_and_left_alone(pair, guest):
     assert (status, answer["state"]) == (200, "refused")
 
 
+@pytest.mark.slow
 def test_finish_before_anything_has_arrived(pair, guest):
     """Only a source that is wrong would say so. The destination waits for the memory, and takes nothing."""
     epoch = pair.vms("host-a")["h"]["epoch"] + 1
