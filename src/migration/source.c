@@ -112,17 +112,11 @@ static void source_release_job(struct migration_host *host, struct migration *mi
 	inventory_unlock(host->inventory, vm);
 }
 
-static void *source_main(void *user)
+/* How each worker ends, whatever has become of the migration. Frees s. */
+static void *source_worker_end(struct source *s)
 {
-	struct source *s = user;
 	struct migration_host *host = s->host;
 	struct migration *migration = s->migration;
-	cleanup_error struct error *e = NULL;
-	log_context_set(migration->id, migration->vm_name);
-	if (source_move(s, &e) == 0)
-		source_settle(s, "finish");
-	else if (e->code != ERROR_SHUTTING_DOWN) /* then the next ferryd takes it up */
-		source_roll_back(s, e);
 	/* A VM whose owner is not settled stays locked, so that nobody starts or stops it meanwhile. */
 	if (migration_ended(migration))
 		source_release_job(host, migration);
@@ -132,6 +126,19 @@ static void *source_main(void *user)
 	migration_host_worker_done(host);
 	migration_unref(migration);
 	return NULL;
+}
+
+static void *source_main(void *user)
+{
+	struct source *s = user;
+	struct migration *migration = s->migration;
+	cleanup_error struct error *e = NULL;
+	log_context_set(migration->id, migration->vm_name);
+	if (source_move(s, &e) == 0)
+		source_settle(s, "finish");
+	else if (e->code != ERROR_SHUTTING_DOWN) /* then the next ferryd takes it up */
+		source_roll_back(s, e);
+	return source_worker_end(s);
 }
 
 static struct source *source_new(struct migration_host *host, struct migration *migration)
@@ -148,7 +155,6 @@ static struct source *source_new(struct migration_host *host, struct migration *
 static void *source_recover_main(void *user)
 {
 	struct source *s = user;
-	struct migration_host *host = s->host;
 	struct migration *migration = s->migration;
 	struct machine_state state = {.run = MACHINE_GONE};
 	cleanup_error struct error *e = NULL;
@@ -176,14 +182,7 @@ static void *source_recover_main(void *user)
 		/* Finish is sent only after our QEMU has completed: it never was. */
 		source_roll_back(s, e);
 	}
-	if (migration_ended(migration))
-		source_release_job(host, migration);
-	source_retry_refuse(s);
-	source_done(s, false);
-	free(s);
-	migration_host_worker_done(host);
-	migration_unref(migration);
-	return NULL;
+	return source_worker_end(s);
 }
 
 int source_recover(struct migration_host *host, struct migration *migration, struct error **e)
