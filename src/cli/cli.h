@@ -88,6 +88,7 @@ int run_migration_list(struct cli *cli);
 int run_migration_show(struct cli *cli);
 int run_migration_watch(struct cli *cli);
 int run_migration_abort(struct cli *cli);
+int run_migration_resolve(struct cli *cli);
 int run_vm_define(struct cli *cli);
 int run_vm_list(struct cli *cli);
 int run_vm_show(struct cli *cli);
@@ -99,6 +100,6 @@ int run_host_list(struct cli *cli);
 int run_host_show(struct cli *cli);
 int run_host_remove(struct cli *cli);
 
-extern const struct verb_option migrate_options[];
+extern const struct verb_option migrate_options[], resolve_options[];
 
 #endif

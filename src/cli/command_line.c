@@ -66,6 +66,13 @@ static const struct verb verbs[] = {
 	{"migration abort", "ID", 1, 1, NULL, "cancel a migration and wait until the VM is settled",
 	 "Exit status: 0 it was cancelled; 1 it ended otherwise, or was too far; 4 in doubt.", "ferry migration abort 1f3c",
 	 run_migration_abort},
+	{"migration resolve", "ID", 1, 1, resolve_options, "settle a migration in doubt whose other host is gone for good",
+	 "A migration in doubt is settled by itself as soon as the other host answers; use this only if it never will, and only\n"
+	 "once it is fenced: powered off, or cut from the VM's storage and from its network, and sure to stay so. If that is\n"
+	 "not true, two copies of the VM run and destroy its disks. --fenced is your statement that it is true.\n"
+	 "Ask the host where the migration waits, usually the source. On a terminal the name is asked for again.\n"
+	 "Exit status: 0 the VM is owned by --owner; 1 it is not; 2 usage; 4 still in doubt; 5 not confirmed.",
+	 "ferry migration resolve 1f3c --owner host-a --fenced host-b", run_migration_resolve},
 	{"vm define", "FILE", 1, 1, NULL, "make a VM known to this host by its definition", "FILE is a JSON document; - reads it from stdin.",
 	 "ferry vm define web1.json", run_vm_define},
 	{"vm list", "", 0, 0, NULL, "list the VMs of this host", NULL, "ferry vm list", run_vm_list},

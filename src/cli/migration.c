@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ferry migration list | show | watch | abort. */
+/* ferry migration list | show | watch | abort; `resolve` is in resolve.c. */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/xalloc.h"
 #include "cli/output.h"
 #include "cli/report.h"
 #include "cli/units.h"
@@ -25,17 +26,22 @@ int run_migration_list(struct cli *cli)
 		output_json(list);
 		return EXIT_COMPLETED;
 	}
-	struct table *table = table_new(9);
-	table_add(table, "ID", "VM", "FROM", "TO", "STATUS", "OWNER", "STARTED", "TOTAL", "PAUSE");
+	struct table *table = table_new(10);
+	table_add(table, "ID", "VM", "FROM", "TO", "STATUS", "OWNER", "STARTED", "TOTAL", "PAUSE", "WAITING");
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		const json_t *one = json_array_get(list, i);
-		char id[SHORT_ID + 1], date[OUTPUT_DATE_SIZE], total[UNITS_SIZE], pause[UNITS_SIZE];
+		char id[SHORT_ID + 1], date[OUTPUT_DATE_SIZE], total[UNITS_SIZE], pause[UNITS_SIZE], length[UNITS_SIZE];
+		const json_t *waiting = json_object_get(one, "waiting");
+		cleanup_free char *awaited = json_is_object(waiting)
+						     ? xasprintf("for %s, %s", output_string(waiting, "for"),
+								 units_format_ms(length, output_number(waiting, "for_ms")))
+						     : NULL;
 		snprintf(id, sizeof(id), "%s", output_string(one, "id"));
 		double pause_ms = output_number(one, "downtime_ms");
 		table_add(table, id, output_string(one, "vm"), output_string(one, "source"), output_string(one, "destination"),
 			  output_string(one, "status"), output_string(one, "owner"),
 			  output_date(date, output_integer(one, "started_at_ms")),
-			  units_format_ms(total, output_number(one, "total_ms")), pause_ms > 0 ? units_format_ms(pause, pause_ms) : "-");
+			  units_format_ms(total, output_number(one, "total_ms")), pause_ms > 0 ? units_format_ms(pause, pause_ms) : "-", awaited);
 	}
 	table_print(table);
 	return EXIT_COMPLETED;
@@ -53,7 +59,7 @@ int run_migration_show(struct cli *cli)
 	if (cli->json)
 		output_json(migration);
 	else
-		report_show(migration);
+		report_show(cli, migration);
 	return EXIT_COMPLETED;
 }
 

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/xalloc.h"
 #include "cli/output.h"
+#include "cli/report.h"
 #include "cli/units.h"
 
 /* People read no more than this many renewals a second, and a slow terminal should not get more. */
@@ -75,6 +76,9 @@ static char *progress_line(const json_t *migration)
 	const char *status = output_string(migration, "status");
 	cleanup_free char *vm = output_safe(output_string(migration, "vm"));
 	/* Nothing moves then; what is awaited is the news. */
+	cleanup_free char *awaited = report_waiting(migration);
+	if (awaited)
+		return xasprintf("%s: %s  waiting %s", vm, status, awaited);
 	const json_t *reason = json_object_get(migration, "reason");
 	if (strcmp(status, "in-doubt") == 0 || strcmp(status, "recovering") == 0) {
 		cleanup_free char *message = output_safe(output_string(reason, "message"));
@@ -115,7 +119,10 @@ static void progress_plain(struct progress *progress, const json_t *migration)
 	const json_t *phases = json_object_get(migration, "phases");
 	for (; progress->phases_told < json_array_size(phases); progress->phases_told++) {
 		const json_t *phase = json_array_get(phases, progress->phases_told);
-		fprintf(stderr, "%8.3f s  %s\n", output_number(phase, "start_ms") / 1000, output_string(phase, "name"));
+		cleanup_free char *awaited =
+			strcmp(output_string(phase, "name"), "in-doubt") == 0 ? report_waiting(migration) : NULL;
+		fprintf(stderr, "%8.3f s  %s%s%s\n", output_number(phase, "start_ms") / 1000, output_string(phase, "name"),
+			awaited ? ": waiting " : "", awaited ? awaited : "");
 	}
 }
 

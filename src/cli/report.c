@@ -54,6 +54,48 @@ void report_failures(const json_t *failures, const char *vm, const char *to)
 	}
 }
 
+/* ---- waiting for another host ---- */
+
+char *report_waiting(const json_t *migration)
+{
+	const json_t *waiting = json_object_get(migration, "waiting");
+	if (!json_is_object(waiting))
+		return NULL;
+	char length[UNITS_SIZE];
+	long long asked = output_integer(waiting, "asked");
+	cleanup_free char *count = asked == 0	? xstrdup("not asked yet")
+				   : asked == 1 ? xstrdup("asked once")
+						: xasprintf("asked %lld times", asked);
+	const json_t *last = json_object_get(waiting, "last");
+	cleanup_free char *words = xasprintf("for %s to say %s, for %s (%s%s%s)", output_string(waiting, "for"),
+					     output_string(waiting, "what"),
+					     units_format_ms(length, output_number(waiting, "for_ms")), count,
+					     json_is_object(last) ? "; last: " : "",
+					     json_is_object(last) ? output_string(last, "message") : "");
+	return output_safe(words);
+}
+
+/* What a person can do about it: each line begins with `indent`. */
+static void report_remedy(const struct cli *cli, const json_t *migration, FILE *to, const char *indent)
+{
+	cleanup_free char *awaited = output_safe(output_string(json_object_get(migration, "waiting"), "for"));
+	const char *source = output_string(migration, "source"), *destination = output_string(migration, "destination");
+	const char *owner = strcmp(awaited, source) == 0 ? destination : source;
+	fprintf(to,
+		"%sNothing needs to be done: %s is asked again by itself, and its answer settles it. Only if it will never give one\n"
+		"%s(it is gone for good, or has lost its journal), and once it is fenced (`ferry migration resolve --help`):\n"
+		"%s  ferry %s%s%smigration resolve %s --owner %s --fenced %s\n",
+		indent, awaited, indent, indent, cli->host ? "-H " : "", cli->host ? cli->host : "", cli->host ? " " : "",
+		output_string(migration, "id"), owner, awaited);
+}
+
+static bool report_waits(const json_t *migration)
+{
+	return json_is_object(json_object_get(migration, "waiting")) && report_status(migration) == EXIT_IN_DOUBT;
+}
+
+/* ---- the end ---- */
+
 /* Why it did not move, on stderr. */
 static void report_reason(const json_t *migration)
 {
@@ -65,14 +107,20 @@ static void report_reason(const json_t *migration)
 	}
 	const json_t *reason = json_object_get(migration, "reason");
 	const char *code = output_string(reason, "code");
-	cleanup_free char *message = output_safe(json_is_object(reason) ? output_string(reason, "message") : "no reason is known");
-	const char *what = report_is(migration, "cancelled") ? "was cancelled"
+	cleanup_free char *awaited = report_waits(migration) ? report_waiting(migration) : NULL;
+	cleanup_free char *message = awaited ? xasprintf("waiting %s", awaited)
+					     : output_safe(json_is_object(reason) ? output_string(reason, "message")
+										  : "no reason is known");
+	bool resolved = strcmp(code, error_code_name(ERROR_MIGRATION_RESOLVED)) == 0;
+	const char *what = resolved				       ? "was settled by a person"
+			   : report_is(migration, "cancelled")	       ? "was cancelled"
 			   : report_status(migration) == EXIT_IN_DOUBT ? "is not settled"
 								       : "did not succeed";
 	fprintf(stderr, "ferry: the move of %s to %s %s: %s (%s)\n", vm, output_string(migration, "destination"), what, message,
 		code);
 	enum error_code known = error_code_from_name(code);
-	if (known != ERROR_CODE_COUNT && known != ERROR_CANCELLED && known != ERROR_INVALID_ARGUMENT && known != ERROR_SYSTEM)
+	if (known != ERROR_CODE_COUNT && !resolved && known != ERROR_CANCELLED && known != ERROR_INVALID_ARGUMENT &&
+	    known != ERROR_SYSTEM)
 		fprintf(stderr, "  %s\n", error_code_meaning(known));
 }
 
@@ -89,11 +137,26 @@ static void report_figures(const json_t *migration)
 	       report_true(migration, "encrypted") ? "encrypted" : "not encrypted");
 }
 
+/* "by a person: host-a owns it, host-b was stated to be fenced", or NULL. The caller frees it. */
+static char *report_resolved(const json_t *migration)
+{
+	const json_t *resolved = json_object_get(migration, "resolved");
+	if (!json_is_object(resolved))
+		return NULL;
+	cleanup_free char *words =
+		xasprintf("by a person: %s owns it, %s was stated to be fenced%s", output_string(resolved, "owner"),
+			  output_string(resolved, "fenced"),
+			  report_true(migration, "cleanup_pending") ? " and is told as soon as it answers" : "");
+	return output_safe(words);
+}
+
 int report_end(const struct cli *cli, const json_t *migration)
 {
 	int status = report_status(migration);
 	if (status != EXIT_COMPLETED)
 		report_reason(migration);
+	if (report_waits(migration))
+		report_remedy(cli, migration, stderr, "  ");
 	if (cli->json) {
 		output_json(migration);
 		return status;
@@ -106,6 +169,9 @@ int report_end(const struct cli *cli, const json_t *migration)
 		       output_string(migration, "id"));
 	else
 		printf("%s stays on %s, which owns it.\n", vm, owner);
+	cleanup_free char *resolved = report_resolved(migration);
+	if (resolved)
+		printf("  resolved   %s\n", resolved);
 	if (!report_is(migration, "failed"))
 		report_figures(migration);
 	printf("  migration  %s\n", output_string(migration, "id"));
@@ -144,7 +210,7 @@ int report_lost(const struct cli *cli, const json_t *migration, const char *id, 
 	return EXIT_IN_DOUBT;
 }
 
-void report_show(const json_t *migration)
+void report_show(const struct cli *cli, const json_t *migration)
 {
 	char date[OUTPUT_DATE_SIZE], total[UNITS_SIZE], pause[UNITS_SIZE], sent[UNITS_SIZE], ram[UNITS_SIZE];
 	printf("migration    %s\n", output_string(migration, "id"));
@@ -153,6 +219,18 @@ void report_show(const json_t *migration)
 	printf("status       %s%s\n", output_string(migration, "status"),
 	       report_true(migration, "cleanup_pending") ? ", cleaning up" : "");
 	printf("owner        %s\n", output_string(migration, "owner"));
+	/* What has been put on record, and whose record this is: when in doubt, each host's is worth a look. */
+	if (json_object_get(migration, "handover"))
+		printf("handover     %s (%s)\n", output_string(migration, "handover"), output_string(migration, "role"));
+	cleanup_free char *awaited = report_waiting(migration), *resolved = report_resolved(migration);
+	if (awaited)
+		printf("waiting      %s\n", awaited);
+	if (report_waits(migration))
+		report_remedy(cli, migration, stdout, "             ");
+	if (resolved)
+		printf("resolved     %s (%s, epoch %lld)\n", resolved,
+		       output_date(date, output_integer(json_object_get(migration, "resolved"), "at_ms")),
+		       (long long)output_integer(json_object_get(migration, "resolved"), "epoch"));
 	const json_t *reason = json_object_get(migration, "reason");
 	if (json_is_object(reason)) {
 		cleanup_free char *message = output_safe(output_string(reason, "message"));

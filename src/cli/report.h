@@ -16,6 +16,9 @@ int report_lost(const struct cli *cli, const json_t *migration, const char *id, 
 /* The failed checks of a dry run or of a refused migration, on stderr. */
 void report_failures(const json_t *failures, const char *vm, const char *to);
 /* All about one migration, for `migration show`. */
-void report_show(const json_t *migration);
+void report_show(const struct cli *cli, const json_t *migration);
+/* "for host-b to say whether it has taken the VM, for 3 m 20 s (asked 41 times; last: connection refused)"; NULL where
+ * nothing is awaited. The caller frees it. */
+char *report_waiting(const json_t *migration);
 
 #endif

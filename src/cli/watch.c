@@ -128,6 +128,9 @@ static int watch_abort(struct watch *watch, const char *id, struct error **e)
 static int watch_poll(struct watch *watch, const char *id, int64_t seen, struct error **e)
 {
 	int wait_ms = progress_is_live(watch->progress) ? WATCH_WAIT_LIVE_MS : WATCH_WAIT_MS;
+	int64_t left_ms = (watch->in_doubt_until_us - clock_monotonic_us()) / 1000;
+	if (left_ms >= 0 && left_ms < wait_ms)
+		wait_ms = (int)left_ms + 1;
 	/* A daemon that has restarted counts anew, so what was seen means nothing to it; it is left out after a break. */
 	char rest[64] = "";
 	if (seen >= 0)
@@ -154,6 +157,13 @@ static bool watch_is(const struct watch *watch, const char *status)
 	return watch->migration && strcmp(output_string(watch->migration, "status"), status) == 0;
 }
 
+/* Whether it waits for what may take for ever, and we shall not. */
+static bool watch_stops_in_doubt(const struct watch *watch)
+{
+	return watch->stop_in_doubt && (watch_is(watch, "in-doubt") || watch_is(watch, "recovering")) &&
+	       clock_monotonic_us() >= watch->in_doubt_until_us;
+}
+
 enum watch_end watch_follow(struct watch *watch, const char *id, struct error **e)
 {
 	int64_t seen = watch->migration ? output_integer(watch->migration, "change") : -1;
@@ -163,7 +173,7 @@ enum watch_end watch_follow(struct watch *watch, const char *id, struct error **
 	for (;;) {
 		if (watch->migration && json_is_true(json_object_get(watch->migration, "ended")))
 			return WATCH_ENDED;
-		if (watch->stop_in_doubt && (watch_is(watch, "in-doubt") || watch_is(watch, "recovering")))
+		if (watch_stops_in_doubt(watch))
 			return WATCH_IN_DOUBT;
 		if (client_interrupted() && !watch_interrupted(watch))
 			return WATCH_LEFT;

@@ -31,6 +31,7 @@ struct watch {
 	bool abort_on_interrupt; /* the first signal asks for an abort; otherwise it leaves */
 	bool abort_wanted;	 /* ask for it now, and until ferryd has answered */
 	bool stop_in_doubt;
+	int64_t in_doubt_until_us; /* stop_in_doubt holds from then on; 0: at once */
 	int interrupts_seen;
 	int early_count; /* answers in a row that had no news and yet did not wait */
 	int64_t lost_us; /* since when nobody answers; 0: ferryd answered the last request */
