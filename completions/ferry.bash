@@ -21,6 +21,16 @@ _ferry_names()
 	timeout 1 "${COMP_WORDS[0]}" "${global[@]}" "$@" 2>/dev/null | awk 'NR > 1 { print $1 }'
 }
 
+# Of the migrations that wait in doubt, or, with an id, of that one: the id, or source and destination.
+_ferry_doubts()
+{
+	local -a global
+	mapfile -t global < <(_ferry_global)
+	timeout 1 "${COMP_WORDS[0]}" "${global[@]}" migration list 2>/dev/null |
+		awk -v id="$1" 'NR > 1 && !id && $5 == "in-doubt" { print $1 }
+			NR > 1 && id && (index($1, id) == 1 || index(id, $1) == 1) { print $3; print $4 }'
+}
+
 # The verbs, "vm start" and so on, one a line.
 _ferry_verbs()
 {
@@ -29,20 +39,22 @@ _ferry_verbs()
 
 _ferry()
 {
-	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verbs first="" second="" i
+	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verbs first="" second="" third="" i
 	local candidates=""
 	COMPREPLY=()
 	verbs=$(_ferry_verbs)
 	# The verb's words: what is neither an option nor an option's value.
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		-H | --host | --output) ((i++)) ;;
+		-H | --host | --output | --owner | --fenced) ((i++)) ;;
 		-*) ;;
 		*)
 			if [[ -z $first ]]; then
 				first=${COMP_WORDS[i]}
 			elif [[ -z $second ]]; then
 				second=${COMP_WORDS[i]}
+			elif [[ -z $third ]]; then
+				third=${COMP_WORDS[i]}
 			fi
 			;;
 		esac
@@ -52,6 +64,7 @@ _ferry()
 	case $previous in
 	--output) candidates="json text" ;;
 	--transport) candidates="auto native" ;;
+	--owner | --fenced) candidates=$(_ferry_doubts "${third:-.}") ;;
 	--to | -H | --host) candidates=$(_ferry_names host list) ;;
 	--out | --ca | --folder)
 		mapfile -t COMPREPLY < <(compgen -d -- "$current")
@@ -74,6 +87,7 @@ _ferry()
 				;;
 			migrate | vm\ *) candidates=$(_ferry_names vm list) ;;
 			"host show" | "host remove") candidates=$(_ferry_names host list) ;;
+			"migration resolve") candidates=$(_ferry_doubts "") ;;
 			migration\ *) candidates=$(_ferry_names migration list) ;;
 			esac
 		fi

@@ -107,6 +107,7 @@ class FakeFerryd:
         self.dry_run_failures = []
         self.refuse_abort = None    # an ApiError
         self.abort_ends = True      # an abort ends the migration at once
+        self.resolve_ends = True    # and so does a person's word
         self.server = None
 
     # ---- life ----
@@ -162,11 +163,11 @@ class FakeFerryd:
 
     def add_migration(self, vm, to, **more):
         migration = {
-            "id": uuid.uuid4().hex, "change": 1, "vm": vm, "vm_uuid": self.vms[vm]["uuid"] if vm in self.vms else "-",
+            "id": uuid.uuid4().hex, "change": 1, "role": "source", "vm": vm, "vm_uuid": self.vms[vm]["uuid"] if vm in self.vms else "-",
             "source": self.name, "destination": to, "status": "queued", "owner": self.name, "reason": None,
             "transport": "native", "encrypted": True, "started_at_ms": int(time.time() * 1000), "ended": False,
             "total_ms": 0.0, "downtime_ms": 0.0, "setup_ms": 0, "wire_bytes": 0, "ram_bytes": 0, "iterations": 0,
-            "phases": [], "cleanup_pending": False,
+            "phases": [], "cleanup_pending": False, "handover": "holds", "waiting": None, "resolved": None,
             "progress": {"ram_total_bytes": 0, "ram_remaining_bytes": 0, "rate_bytes_per_s": 0, "dirty_bytes_per_s": 0,
                          "iteration": 0, "elapsed_ms": 0, "predicted_ms": None}, **more}
         with self.changed:
@@ -269,6 +270,8 @@ class FakeFerryd:
                     self.update(migration["id"], status="cancelled",
                                 reason={"code": "cancelled", "message": "it was cancelled on request"})
                 return 200, copy.deepcopy(migration)
+            case ("POST", "migrations", id, "resolve"):
+                return self._resolve(self._find_migration(id), body)
         raise ApiError(404, "not_found", f"there is no {method} /v1/{'/'.join(parts)}")
 
     @staticmethod
@@ -288,6 +291,37 @@ class FakeFerryd:
         if body.get("dry_run"):
             return 200, {"ok": not self.dry_run_failures, "failures": self.dry_run_failures}
         return 202, copy.deepcopy(self.migrations[self.add_migration(name, body["to"])])
+
+    def doubt(self, id, asked=41, for_ms=200300, last="connection refused", **more):
+        """The other host was asked for the VM, and has not answered."""
+        migration = self.migrations[id]
+        other = migration["destination"] if migration["role"] == "source" else migration["source"]
+        self.update(id, status="in-doubt", handover="offered",
+                    reason={"code": "migration.in_doubt", "message": f"waiting for {other}"},
+                    waiting={"for": other, "what": "whether it has taken the VM", "since_ms": 1700000000000, "for_ms": for_ms,
+                             "asked": asked, "last": last and {"code": "peer.unreachable", "message": last}}, **more)
+
+    def _resolve(self, migration, body):
+        hosts = {migration["source"], migration["destination"]}
+        if migration["ended"]:
+            raise ApiError(409, "migration.ended", f"migration {migration['id']} has ended")
+        if migration["status"] != "in-doubt":
+            raise ApiError(409, "migration.not_in_doubt", f"it is {migration['status']}")
+        if body["owner"] not in hosts:
+            raise ApiError(400, "invalid_argument", f"'{body['owner']}' is neither of the two hosts")
+        if {body.get("fenced")} != hosts - {body["owner"]}:
+            raise ApiError(409, "migration.not_fenced", f"'{body.get('fenced')}' is not the other host")
+        resolved = {**body, "at_ms": int(time.time() * 1000), "epoch": 3}
+        if not self.resolve_ends:
+            self.update(migration["id"], resolved=resolved)
+        else:
+            self.end_resolved(migration["id"], resolved)
+        return 200, copy.deepcopy(migration)
+
+    def end_resolved(self, id, resolved):
+        ours = resolved["owner"] == self.migrations[id]["source"]
+        self.update(id, status="rolled-back" if ours else "completed", resolved=resolved, waiting=None, cleanup_pending=True,
+                    reason={"code": "migration.resolved", "message": f"{resolved['owner']} was said to own it"} if ours else None)
 
     def _poll(self, migration, query, server):
         with self.changed:

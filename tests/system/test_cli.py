@@ -536,7 +536,7 @@ def test_migration_list(fake):
     result = ferry(fake, "migration", "list")
     lines = result.stdout.splitlines()
     assert result.returncode == 0
-    assert lines[0].split() == ["ID", "VM", "FROM", "TO", "STATUS", "OWNER", "STARTED", "TOTAL", "PAUSE"]
+    assert lines[0].split() == ["ID", "VM", "FROM", "TO", "STATUS", "OWNER", "STARTED", "TOTAL", "PAUSE", "WAITING"]
     assert lines[1].startswith(second[:12]) and lines[2].startswith(first[:12])
     assert lines[2].split()[1:6] == ["web1", "host-a", "host-b", "completed", "host-b"]
     listed = json.loads(ferry(fake, "migration", "list", "--output", "json").stdout)
@@ -595,6 +595,244 @@ def test_migration_abort_that_came_too_late(fake):
     fake.wait_request("POST", "/abort")
     fake.update(id, **COMPLETED)
     assert finish(process)[0] == 1
+
+
+# ---- in doubt, and settled by a person ----
+
+WAITING = "for host-b to say whether it has taken the VM, for 3 m 20 s (asked 41 times; last: connection refused)"
+
+
+def resolve_words(id, **more):
+    return ["migration", "resolve", id, "--owner", more.get("owner", "host-a"), "--fenced", more.get("fenced", "host-b")]
+
+
+@pytest.fixture
+def doubt(fake):
+    """The id of a migration that waits for host-b."""
+    id = fake.add_migration("web1", "host-b")
+    fake.update(id, status="copying")
+    fake.doubt(id)
+    return id
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_migrate_in_doubt_says_what_to_do(fake, output):
+    process, id = started(fake, "--output", output)
+    fake.doubt(id)
+    status, out, err = finish(process)
+    assert status == 4
+    assert f"is not settled: waiting {WAITING} (migration.in_doubt)" in err
+    assert "Nothing needs to be done" in err
+    assert f"  ferry migration resolve {id} --owner host-a --fenced host-b\n" in err
+    if output == "json":
+        assert json.loads(out) == fake.migrations[id]
+
+
+@pytest.mark.parametrize("more, words", [
+    ({"asked": 0, "last": None}, "(not asked yet)"),
+    ({"asked": 1, "last": None}, "(asked once)"),
+    ({"asked": 2, "last": "a\x1b[2Jb", "for_ms": 1500}, "for 1.5 s (asked 2 times; last: a?[2Jb)"),
+])
+def test_waiting_in_words(fake, doubt, more, words):
+    fake.doubt(doubt, **more)
+    assert words in ferry(fake, "migration", "show", doubt).stdout
+
+
+def test_waiting_is_shown(fake, doubt):
+    shown = ferry(fake, "migration", "show", doubt).stdout
+    assert f"\nwaiting      {WAITING}\n" in shown
+    assert f"ferry migration resolve {doubt} --owner host-a --fenced host-b\n" in shown
+    assert "\nhandover     offered (source)\n" in shown
+    lines = ferry(fake, "migration", "list").stdout.splitlines()
+    assert lines[1].endswith("  for host-b, 3 m 20 s")
+    fake.update(doubt, waiting=None, reason=None, **COMPLETED)
+    shown = ferry(fake, "migration", "show", doubt).stdout
+    assert "waiting" not in shown and "resolve" not in shown
+    assert ferry(fake, "migration", "list").stdout.splitlines()[1].endswith(" -")
+
+
+def test_waiting_of_a_destination(fake):
+    """It holds a complete copy and hears nothing of the source: then that is the host to fence."""
+    id = fake.add_migration("web1", "host-a", role="destination", source="host-b")
+    fake.doubt(id)
+    shown = ferry(fake, "migration", "show", id).stdout
+    assert f"ferry migration resolve {id} --owner host-a --fenced host-b\n" in shown
+
+
+def test_waiting_while_watched(fake, doubt):
+    process = start(fake, "migration", "watch", doubt)
+    fake.wait_request("GET", doubt)
+    fake.update(doubt, waiting=None, reason=None, **COMPLETED)
+    status, _, err = finish(process)
+    assert status == 0 and f"in-doubt: waiting {WAITING}\n" in err
+
+
+def test_waiting_on_a_terminal(fake, doubt):
+    process, master = on_terminal(fake, "migration", "watch", doubt, columns=160)
+    seen = read_until(master, "connection refused")
+    assert f"web1: in-doubt  waiting {WAITING}" in seen
+    # The time goes on on the screen, without news.
+    fake.migrations[doubt]["waiting"]["for_ms"] = 201300
+    read_until(master, "for 3 m 21 s", 3)
+    fake.update(doubt, waiting=None, reason=None, **COMPLETED)
+    read_until(master, f"migration  {doubt}")
+    assert process.wait(5) == 0
+    os.close(master)
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+@pytest.mark.parametrize("owner, fenced, words", [("host-a", "host-b", "web1 stays on host-a, which owns it."),
+                                                  ("host-b", "host-a", "web1 moved from host-a to host-b, which owns it now.")])
+def test_resolve(fake, doubt, owner, fenced, words, output):
+    result = ferry(fake, *resolve_words(doubt[:8], owner=owner, fenced=fenced), "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert fake.requests == [("POST", f"/v1/migrations/{doubt[:8]}/resolve", {"owner": owner, "fenced": fenced})]
+    if output == "json":
+        assert json.loads(result.stdout) == fake.migrations[doubt]
+        return
+    assert result.stdout.splitlines()[0] == words
+    settled = f"by a person: {owner} owns it, {fenced} was stated to be fenced and is told as soon as it answers"
+    assert f"  resolved   {settled}\n" in result.stdout
+    if owner == "host-a":
+        assert "was settled by a person" in result.stderr and "did not succeed" not in result.stderr
+    assert f"\nresolved     {settled} (" in ferry(fake, "migration", "show", doubt).stdout
+
+
+def test_resolve_follows_to_the_end(fake, doubt):
+    fake.resolve_ends = False
+    process = start(fake, *resolve_words(doubt), "--output", "json")
+    fake.wait_request("GET", doubt)  # it is still called in doubt, and yet followed
+    fake.end_resolved(doubt, fake.migrations[doubt]["resolved"])
+    status, out, _ = finish(process)
+    assert status == 0 and json.loads(out)["status"] == "rolled-back"
+
+
+def test_resolve_interrupted(fake, doubt):
+    fake.resolve_ends = False
+    process = start(fake, *resolve_words(doubt))
+    fake.wait_request("GET", doubt)
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process, 5)
+    assert status == 130 and "goes on" in err
+    assert not any(path.endswith("/abort") for _, path, _ in fake.requests)
+
+
+def test_resolve_ends_otherwise(fake, doubt):
+    """The other host answered while its fencing was being stated."""
+    fake.resolve_ends = False
+    process = start(fake, *resolve_words(doubt))
+    fake.wait_request("GET", doubt)
+    fake.update(doubt, waiting=None, reason=None, **COMPLETED)
+    status, out, _ = finish(process)
+    assert status == 1 and "host-b, which owns it now" in out
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--fenced", "host-b"], "needs --owner HOST"),
+    (["--owner", "host-a"], "needs --fenced HOST"),
+    (["--owner", "host-a", "--yes"], "needs --fenced HOST"),
+    (["--owner", "host-a", "--fenced", ""], "needs --fenced HOST"),
+    (["--owner", "host-a", "--fenced", "host-a"], "cannot own the VM and be fenced"),
+])
+def test_resolve_needs_both_hosts(fake, doubt, arguments, words):
+    result = ferry(fake, "migration", "resolve", doubt, *arguments)
+    assert result.returncode == 2 and words in result.stderr and result.stdout == "" and not fake.requests
+    if "--fenced HOST" in words:
+        for explained in ("cannot write to its disks", "powered off", "two copies of the VM run and destroy its disks"):
+            assert explained in result.stderr
+    result = ferry(fake, "migration", "resolve", doubt, *arguments, "--output", "json")
+    assert result.returncode == 2 and words in json.loads(result.stdout)["error"]["message"]
+
+
+def test_resolve_host_that_json_cannot_hold(fake, doubt):
+    result = subprocess.run([FERRY.encode(), *(word.encode() for word in resolve_words(doubt)[:-1]), b"host-\xff"],
+                            capture_output=True, env=environment(fake.path), timeout=20)
+    assert result.returncode == 2 and not fake.requests
+
+
+@pytest.mark.parametrize("more, code, status", [
+    ({"owner": "host-c"}, "invalid_argument", 2),
+    ({"fenced": "host-c"}, "migration.not_fenced", 2),
+])
+def test_resolve_wrong_hosts(fake, doubt, more, code, status):
+    result = ferry(fake, *resolve_words(doubt, **more), "--output", "json")
+    assert result.returncode == status and json.loads(result.stdout)["error"]["code"] == code
+    assert fake.migrations[doubt]["resolved"] is None
+
+
+def test_resolve_what_does_not_wait(fake):
+    id = fake.add_migration("web1", "host-b")
+    fake.update(id, status="copying")
+    result = ferry(fake, *resolve_words(id))
+    assert result.returncode == 1 and "migration.not_in_doubt" in result.stderr
+    result = ferry(fake, *resolve_words("abcdef"))
+    assert result.returncode == 1 and "migration.not_found" in result.stderr
+
+
+def test_resolve_what_has_ended(fake):
+    id = fake.add_migration("web1", "host-b")
+    fake.update(id, **COMPLETED)
+    result = ferry(fake, *resolve_words(id), "--output", "json")
+    assert result.returncode == 1 and json.loads(result.stdout)["error"]["code"] == "migration.ended"
+    # It ended as was wanted: a script that says it twice need not care.
+    result = ferry(fake, *resolve_words(id, owner="host-b", fenced="host-a"), "--output", "json")
+    assert result.returncode == 0 and json.loads(result.stdout) == fake.migrations[id]
+
+
+def test_resolve_answer_is_lost(fake, doubt):
+    fake.drop.add(("POST", f"/v1/migrations/{doubt}/resolve"))
+    result = ferry(fake, *resolve_words(doubt))
+    assert result.returncode == 0 and "by a person: host-a owns it" in result.stdout
+
+
+def test_resolve_request_never_arrives(fake, doubt):
+    """It is not said again by itself: it is a person's statement, and things may have changed."""
+    fake.drop_before.add(("POST", f"/v1/migrations/{doubt}/resolve"))
+    result = ferry(fake, *resolve_words(doubt))
+    assert result.returncode == 1 and "nothing was done" in result.stderr
+    assert sum(method == "POST" for method, _, _ in fake.requests) == 1 and fake.migrations[doubt]["resolved"] is None
+
+
+@pytest.mark.parametrize("typed, status", [("host-b\n", 0), ("host-a\n", 5), ("yes\n", 5), ("\n", 5), ("\x04", 5), ("\x03", -2)])
+def test_resolve_asks_on_a_terminal(fake, doubt, typed, status):
+    process, master = on_terminal(fake, *resolve_words(doubt))
+    seen = read_until(master, "Type the name of the fenced host to go on: ")
+    for words in (f"waiting {WAITING}", "From now on host-a owns web1", "cannot be taken back", "two copies of the VM run"):
+        assert words in seen
+    assert [method for method, _, _ in fake.requests] == ["GET"]
+    os.write(master, typed.encode())
+    if status == 0:
+        assert "by a person: host-a owns it" in read_until(master, f"migration  {doubt}")
+    elif status == 5:
+        read_until(master, "not confirmed; nothing was done")
+    assert process.wait(5) == status
+    assert (fake.migrations[doubt]["resolved"] is not None) == (status == 0)
+    os.close(master)
+
+
+@pytest.mark.parametrize("words", [["--yes"], ["--output", "json"]])
+def test_resolve_does_not_ask(fake, doubt, words):
+    process, master = on_terminal(fake, *resolve_words(doubt), *words)
+    seen = read_until(master, "a person: host-a" if words == ["--yes"] else r'"resolved": \{')
+    assert "Type the name" not in seen
+    assert process.wait(5) == 0
+    os.close(master)
+
+
+@pytest.mark.parametrize("change, more, code", [
+    ({"status": "copying", "waiting": None}, {}, "migration.not_in_doubt"),
+    ({"status": "completed"}, {}, "migration.ended"),
+    ({}, {"owner": "host-c"}, "invalid_argument"),
+    ({}, {"fenced": "host-c"}, "migration.not_fenced"),
+])
+def test_resolve_does_not_ask_what_it_cannot_describe(fake, doubt, change, more, code):
+    fake.update(doubt, **change)
+    process, master = on_terminal(fake, *resolve_words(doubt, **more))
+    seen = read_until(master, rf"\({code}\)")
+    assert "Type the name" not in seen
+    assert process.wait(5) in (1, 2)
+    assert [method for method, _, _ in fake.requests] == ["GET"]
+    os.close(master)
 
 
 # ---- vm, host ----
@@ -821,7 +1059,7 @@ def options_of(verb):
 
 
 def test_every_verb_has_help_with_an_example():
-    assert len(verbs()) == 23
+    assert len(verbs()) == 24
     for verb in verbs():
         out, options = options_of(verb)
         assert f"\nExample: ferry {verb}" in out
@@ -881,6 +1119,14 @@ def test_completion(fake):
     assert complete(fake, "migrate", "web1", "--ma") == {"--max-downtime", "--map"}
     assert complete(fake, "migrate", "web1", "--transport", "") == {"auto", "native"}
     assert complete(fake, "migration", "show", "") == {id[:12]}
+    assert complete(fake, "migration", "resolve", "") == set()
+    fake.doubt(id)
+    other = fake.add_migration("web1", "host-c")
+    assert complete(fake, "migration", "show", "") == {id[:12], other[:12]}
+    assert complete(fake, "migration", "resolve", "") == {id[:12]}
+    assert complete(fake, "migration", "resolve", id[:5], "--owner", "") == {"host-a", "host-b"}
+    assert complete(fake, "migration", "resolve", other, "--owner", "host-a", "--fenced", "") == {"host-a", "host-c"}
+    assert complete(fake, "migration", "resolve", id, "--") == {"--owner", "--fenced", "--yes", "--output", "--help"}
     assert complete(fake, "host", "remove", "") == {"host-b"}
     assert complete(fake, "vm", "list", "--output", "") == {"json", "text"}
 
