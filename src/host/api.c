@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "migration/destination.h"
@@ -297,40 +298,67 @@ static int peer_hello(void *user, struct http_request *request, json_t **ret, st
 	return 0;
 }
 
-typedef int peer_message(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e);
+static const struct {
+	enum fault_point received, answer;
+} message_points[PEER_MESSAGE_COUNT] = {
+	[PEER_CHECK] = {FAULT_CHECK_RECEIVED, FAULT_CHECK_ANSWER},
+	[PEER_PREPARE] = {FAULT_PREPARE_RECEIVED, FAULT_PREPARE_ANSWER},
+	[PEER_FINISH] = {FAULT_FINISH_RECEIVED, FAULT_FINISH_ANSWER},
+	[PEER_REFUSE] = {FAULT_REFUSE_RECEIVED, FAULT_REFUSE_ANSWER},
+	[PEER_OUTCOME] = {FAULT_OUTCOME_RECEIVED, FAULT_OUTCOME_ANSWER},
+};
 
-static int with_caller(void *user, struct http_request *request, peer_message *message, json_t **ret, struct error **e)
+/* A message has come, or has been acted on; false when that is the last thing that may happen with it. */
+static bool pass_message(struct http_request *request, enum fault_point point)
+{
+#ifdef FERRY_FAULTS
+	request->fault = fault_pass(point, &request->fault_seed);
+	return request->fault == FAULT_NONE;
+#else
+	(void)request;
+	(void)point;
+	return true;
+#endif
+}
+
+typedef int message_handler(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e);
+
+static int with_caller(void *user, struct http_request *request, enum peer_message message, message_handler *handler, json_t **ret,
+		       struct error **e)
 {
 	const struct api *api = user;
-	int r = message(api->host, request->caller_name, body_or_empty(request), ret, e);
+	if (!pass_message(request, message_points[message].received))
+		return 0;
+	int r = message == PEER_OUTCOME ? destination_outcome(api->host, request->caller_name, request->parameters[0], ret, e)
+					: handler(api->host, request->caller_name, body_or_empty(request), ret, e);
 	log_context_set(NULL, NULL);
+	(void)pass_message(request, message_points[message].answer);
 	return r;
 }
 
 static int peer_check(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
-	return with_caller(user, request, destination_check, ret, e);
+	return with_caller(user, request, PEER_CHECK, destination_check, ret, e);
 }
 
 static int peer_prepare(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
-	return with_caller(user, request, destination_prepare, ret, e);
+	return with_caller(user, request, PEER_PREPARE, destination_prepare, ret, e);
 }
 
 static int peer_finish(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
-	return with_caller(user, request, destination_finish, ret, e);
+	return with_caller(user, request, PEER_FINISH, destination_finish, ret, e);
 }
 
 static int peer_refuse(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
-	return with_caller(user, request, destination_refuse, ret, e);
+	return with_caller(user, request, PEER_REFUSE, destination_refuse, ret, e);
 }
 
 static int peer_outcome(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
-	const struct api *api = user;
-	return destination_outcome(api->host, request->caller_name, request->parameters[0], ret, e);
+	return with_caller(user, request, PEER_OUTCOME, NULL, ret, e);
 }
 
 const struct http_route api_routes[] = {

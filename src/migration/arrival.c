@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "base/cleanup.h"
-#include "base/fault.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
@@ -110,12 +109,12 @@ static bool source_still_there(struct migration_host *host, struct migration *mi
 	cleanup_error struct error *e = NULL;
 	cleanup_json json_t *answer = NULL;
 	struct http_client *client = NULL;
-	cleanup_free char *path = xasprintf("/v1/peer/outcome/%s", migration->id);
 	*ret_why = "the source does not answer";
 	if (peers_take(host->peers, migration->source, &client, &e) < 0)
 		return false;
-	int r = http_client_request(client, "GET", path, NULL, ASK_SOURCE_TIMEOUT_MS, &answer, &e);
-	bool answered = r == 0 || http_client_answered(client);
+	const struct peer_question question = {PEER_OUTCOME, migration->source, migration->id, NULL, ASK_SOURCE_TIMEOUT_MS};
+	bool answered;
+	int r = peers_ask(client, &question, &answer, &answered, &e);
 	peers_give_back(host->peers, migration->source, client, !answered);
 	if (!answered)
 		return false;

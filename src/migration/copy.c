@@ -147,7 +147,7 @@ static int copy_switch(struct copy *copy, const struct machine_state *state, str
 				 (long long)pause_ms, (long long)copy->migration->request.max_downtime_ms);
 	if (copy->driver->move_continue(copy->machine, e) < 0)
 		return -1;
-	fault_point("", "switch-begun");
+	FAULT(FAULT_SWITCH_BEGUN);
 	/* While QEMU sends the devices' state: nothing of the guest leaves here any more, whatever its QEMU announces. */
 	migration_set_status(copy->migration, MIGRATION_SWITCHING);
 	copy->result->ports_shut = true;
@@ -182,7 +182,7 @@ static int copy_loop(struct copy *copy, struct error **e)
 		if (state.move == MOVE_COMPLETED) {
 			if (copy->result->was_running && !copy->result->stopped_us)
 				copy->result->stopped_us = state.stopped_us;
-			fault_point("", "copy-completed");
+			FAULT(FAULT_COPY_COMPLETED);
 			return copy_offer(copy, e);
 		}
 		if (state.run == MACHINE_GONE) {
@@ -241,7 +241,7 @@ int copy_run(struct migration_host *host, struct migration *migration, struct ma
 	ret->begun = true;
 	if (copy.driver->move_prepare(machine, &with_limit, e) < 0 || copy.driver->move_start(machine, &with_limit, e) < 0)
 		return -1;
-	fault_point("", "copy-begun");
+	FAULT(FAULT_COPY_BEGUN);
 	return copy_loop(&copy, e);
 }
 

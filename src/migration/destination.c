@@ -188,7 +188,7 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 				     e) < 0)
 		return -1;
 	vm_set_machine(host->inventory, vm, machine);
-	fault_point("", "incoming-started");
+	FAULT(FAULT_INCOMING_STARTED);
 	migration_lock(migration);
 	migration->encrypted = offer->tls_key_hex != NULL;
 	migration_unlock_changed(migration);

@@ -122,15 +122,36 @@ static int step_body(void *user, struct error **e)
 	return 0;
 }
 
+static const struct {
+	enum fault_point before, after;
+} step_points[HANDOVER_STATE_COUNT] = {
+	[HANDOVER_HOLDS] = {FAULT_BEFORE_HOLDS, FAULT_AFTER_HOLDS},
+	[HANDOVER_OFFERED] = {FAULT_BEFORE_OFFERED, FAULT_AFTER_OFFERED},
+	[HANDOVER_RELEASED] = {FAULT_BEFORE_RELEASED, FAULT_AFTER_RELEASED},
+	[HANDOVER_PREPARED] = {FAULT_BEFORE_PREPARED, FAULT_AFTER_PREPARED},
+	[HANDOVER_TAKEN] = {FAULT_BEFORE_TAKEN, FAULT_AFTER_TAKEN},
+	[HANDOVER_RUNNING] = {FAULT_BEFORE_RUNNING, FAULT_AFTER_RUNNING},
+	[HANDOVER_REFUSED] = {FAULT_BEFORE_REFUSED, FAULT_AFTER_REFUSED},
+};
+
+/* A record that cannot be written; right behind one, that it was and nobody can tell. */
+static int pass_point(enum fault_point point, struct error **e)
+{
+	if (fault_pass(point, NULL) == FAULT_ERROR)
+		return error_set(e, ERROR_JOURNAL, "the journal cannot be written, for a test");
+	return 0;
+}
+
 int journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
 		 const struct journal_ownership *ownership, struct error **e)
 {
 	assert(handover_step_allowed(migration->handover, to));
 	struct step step = {journal, migration, to, ownership};
-	fault_point("before-", handover_state_name(to));
-	if (database_transaction(journal->db, step_body, &step, e) < 0)
+	bool back = migration->handover == HANDOVER_OFFERED && to == HANDOVER_HOLDS;
+	if (pass_point(back ? FAULT_BEFORE_TAKEN_BACK : step_points[to].before, e) < 0 ||
+	    database_transaction(journal->db, step_body, &step, e) < 0 ||
+	    pass_point(back ? FAULT_AFTER_TAKEN_BACK : step_points[to].after, e) < 0)
 		return -1;
-	fault_point("after-", handover_state_name(to));
 	log_info("handover=%s", handover_state_name(to));
 	migration_lock(migration); /* its worker reads it without, readers do not */
 	migration->handover = to;
@@ -145,8 +166,11 @@ int journal_keep_view(struct journal *journal, struct migration *migration, stru
 	cleanup_json json_t *view = migration_view(migration);
 	cleanup_free char *text = json_text(view);
 	int64_t ended = json_is_true(json_object_get(view, "ended"));
-	return database_run(journal->db, e, "UPDATE migration SET view = ?, ended = ? WHERE id = ? AND role = ?", "siss", text, ended,
-			    migration->id, role_name(migration->role));
+	if (pass_point(FAULT_BEFORE_ENDED, e) < 0 ||
+	    database_run(journal->db, e, "UPDATE migration SET view = ?, ended = ? WHERE id = ? AND role = ?", "siss", text, ended,
+			 migration->id, role_name(migration->role)) < 0)
+		return -1;
+	return pass_point(FAULT_AFTER_ENDED, e);
 }
 
 static int read_state(void *user, const struct database_row *row, struct error **e)
@@ -169,10 +193,13 @@ int journal_state(struct journal *journal, const char *migration_id, enum handov
 int journal_refuse_unknown(struct journal *journal, const char *migration_id, const char *vm_uuid, const char *source,
 			   uint64_t epoch, struct error **e)
 {
-	return database_run(journal->db, e,
-			    "INSERT OR IGNORE INTO migration(id, role, state, vm_uuid, vm_name, source, destination, epoch,"
-			    " peer_journal, began_ms, ended, paused, keep) VALUES(?, 'destination', 'refused', ?, '', ?, '', ?, '', ?, 1, 0, 0)",
-			    "sssii", migration_id, vm_uuid, source, (int64_t)epoch, clock_wall_ms());
+	if (pass_point(FAULT_BEFORE_REFUSED, e) < 0 ||
+	    database_run(journal->db, e,
+			 "INSERT OR IGNORE INTO migration(id, role, state, vm_uuid, vm_name, source, destination, epoch,"
+			 " peer_journal, began_ms, ended, paused, keep) VALUES(?, 'destination', 'refused', ?, '', ?, '', ?, '', ?, 1, 0, 0)",
+			 "sssii", migration_id, vm_uuid, source, (int64_t)epoch, clock_wall_ms()) < 0)
+		return -1;
+	return pass_point(FAULT_AFTER_REFUSED, e);
 }
 
 struct load {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/xalloc.h"
 
 #define PEERS_IDLE_MAX 8
@@ -146,4 +147,126 @@ void peers_give_back(struct peers *peers, const char *name, struct http_client *
 	}
 	pthread_mutex_unlock(&peers->mutex);
 	http_client_free(client);
+}
+
+/* ---- messages ---- */
+
+static const struct {
+	const char *method, *path;
+	enum fault_point send, answered;
+} peer_messages[PEER_MESSAGE_COUNT] = {
+	[PEER_CHECK] = {"POST", "/v1/peer/check", FAULT_CHECK_SEND, FAULT_CHECK_ANSWERED},
+	[PEER_PREPARE] = {"POST", "/v1/peer/prepare", FAULT_PREPARE_SEND, FAULT_PREPARE_ANSWERED},
+	[PEER_FINISH] = {"POST", "/v1/peer/finish", FAULT_FINISH_SEND, FAULT_FINISH_ANSWERED},
+	[PEER_REFUSE] = {"POST", "/v1/peer/refuse", FAULT_REFUSE_SEND, FAULT_REFUSE_ANSWERED},
+	[PEER_OUTCOME] = {"GET", "/v1/peer/outcome", FAULT_OUTCOME_SEND, FAULT_OUTCOME_ANSWERED},
+};
+
+static int peers_request(struct http_client *client, const struct peer_question *question, json_t **ret_body,
+			 struct error **e)
+{
+	cleanup_free char *path = question->body ? xstrdup(peer_messages[question->message].path)
+						 : xasprintf("%s/%s", peer_messages[question->message].path,
+							     question->migration_id);
+	return http_client_request(client, peer_messages[question->message].method, path, question->body,
+				   question->timeout_ms, ret_body, e);
+}
+
+#ifdef FERRY_FAULTS
+/* The last message of each kind, and the last one of another migration to the same host before it. */
+struct kept_message {
+	char *host, *migration_id;
+	json_t *body;
+};
+static struct kept_message kept[PEER_MESSAGE_COUNT], kept_older[PEER_MESSAGE_COUNT];
+static pthread_mutex_t kept_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static void kept_done(struct kept_message *message)
+{
+	free(message->host);
+	free(message->migration_id);
+	json_decref(message->body);
+	*message = (struct kept_message){0};
+}
+
+static void keep_message(const struct peer_question *question)
+{
+	LOCK_SCOPE(&kept_mutex);
+	struct kept_message *last = &kept[question->message], *older = &kept_older[question->message];
+	if (last->host && strcmp(last->migration_id, question->migration_id) != 0) {
+		kept_done(older);
+		*older = *last;
+		*last = (struct kept_message){0};
+	}
+	kept_done(last);
+	*last = (struct kept_message){xstrdup(question->host), xstrdup(question->migration_id),
+				      json_deep_copy(question->body)};
+}
+
+/* An earlier migration's message goes out, and whatever is answered is nobody's. */
+static void send_older(struct http_client *client, const struct peer_question *question)
+{
+	pthread_mutex_lock(&kept_mutex);
+	const struct kept_message *found = &kept_older[question->message];
+	bool sends = found->host && strcmp(found->host, question->host) == 0;
+	cleanup_free char *id = sends ? xstrdup(found->migration_id) : NULL;
+	cleanup_json json_t *body = sends ? json_deep_copy(found->body) : NULL;
+	pthread_mutex_unlock(&kept_mutex);
+	const struct peer_question older = {question->message, question->host, id, body, question->timeout_ms};
+	if (sends && peers_request(client, &older, NULL, NULL) < 0)
+		return;
+}
+#endif
+
+/* What is done to a message on its way is done here; http_client.h does what a bad line does to its bytes. */
+static int peers_request_with_faults(struct http_client *client, const struct peer_question *question, json_t **ret_body,
+				     bool *ret_answered, struct error **e)
+{
+#ifdef FERRY_FAULTS
+	int64_t number = 0;
+	keep_message(question);
+	switch (fault_pass(peer_messages[question->message].send, &number)) {
+	case FAULT_DROP:
+		*ret_answered = false;
+		return error_set(e, ERROR_DAEMON_UNREACHABLE, "the message to %s got lost", question->host);
+	case FAULT_CUT:
+		http_client_break_next(client, FAULT_CUT, 0);
+		break;
+	case FAULT_CORRUPT:
+		http_client_break_next(client, FAULT_CORRUPT, number);
+		break;
+	case FAULT_REPEAT:
+		if (peers_request(client, question, NULL, NULL) < 0)
+			break; /* it goes out again all the same */
+		break;
+	case FAULT_OLD:
+		send_older(client, question);
+		break;
+	default:
+		break;
+	}
+#endif
+	int r = peers_request(client, question, ret_body, e);
+	*ret_answered = r == 0 || http_client_answered(client);
+	return r;
+}
+
+int peers_ask(struct http_client *client, const struct peer_question *question, json_t **ret_body, bool *ret_answered,
+	      struct error **e)
+{
+	cleanup_json json_t *body = NULL;
+	cleanup_error struct error *why = NULL;
+	bool answered = false;
+	int r = peers_request_with_faults(client, question, &body, &answered, &why);
+	if (answered && fault_pass(peer_messages[question->message].answered, NULL) == FAULT_DROP) {
+		answered = false;
+		r = error_set(&why, ERROR_DAEMON_UNREACHABLE, "the answer of %s got lost", question->host);
+	}
+	if (ret_answered)
+		*ret_answered = answered;
+	if (r < 0)
+		return error_move(e, take_ptr(why));
+	if (ret_body)
+		*ret_body = take_ptr(body);
+	return 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The other hosts: names and addresses (durable), and kept-alive connections to their ferryd, so that a migration does not
- * begin with a TLS handshake. Any thread; a connection that was taken is its taker's alone until it is given back.
+ * The other hosts: names and addresses (durable), kept-alive connections to their ferryd, so that a migration does not begin
+ * with a TLS handshake, and the messages that go over them. Any thread; a connection that was taken is its taker's alone until
+ * it is given back.
  */
 #ifndef FERRY_MIGRATION_PEERS_H
 #define FERRY_MIGRATION_PEERS_H
@@ -28,5 +29,22 @@ int peers_get(struct peers *peers, const char *name, json_t **ret, struct error 
 int peers_take(struct peers *peers, const char *name, struct http_client **ret, struct error **e) MUST_CHECK;
 /* broken: the connection failed; it is closed instead of kept. Accepts NULL. */
 void peers_give_back(struct peers *peers, const char *name, struct http_client *client, bool broken);
+
+/* What one host asks another about a migration; docs/protocol.md. */
+enum peer_message { PEER_CHECK, PEER_PREPARE, PEER_FINISH, PEER_REFUSE, PEER_OUTCOME, PEER_MESSAGE_COUNT };
+
+struct peer_question {
+	enum peer_message message;
+	const char *host; /* who is asked */
+	const char *migration_id;
+	const json_t *body; /* NULL for outcome, which has only the id */
+	int64_t timeout_ms;
+};
+
+/* Ask over a connection that was taken; the one way by which such a message leaves. *ret_body may be NULL, as in
+ * http_client_request(), whose errors it has. *ret_answered (may be NULL; always set): whether the other side has answered, good
+ * or bad; if not, nobody knows whether the message was acted on. */
+int peers_ask(struct http_client *client, const struct peer_question *question, json_t **ret_body, bool *ret_answered,
+	      struct error **e) MUST_CHECK;
 
 #endif

@@ -23,7 +23,6 @@
 #include <string.h>
 
 #include "base/cleanup.h"
-#include "base/fault.h"
 #include "base/log.h"
 #include "base/xalloc.h"
 #include "migration/source_steps.h"
@@ -53,13 +52,14 @@ static int source_prepare(struct source *s, struct error **e)
 	cleanup_json json_t *body = offer_to_json(&s->offer);
 	s->destination_prepared = true; /* from here on it may have started something, even if no answer comes */
 	struct error *problem = NULL;
-	if (http_client_request(s->peer, "POST", "/v1/peer/prepare", body, PREPARE_TIMEOUT_MS, NULL, &problem) < 0) {
+	const struct peer_question question = {PEER_PREPARE, s->migration->destination, s->migration->id, body,
+					       PREPARE_TIMEOUT_MS};
+	if (peers_ask(s->peer, &question, NULL, NULL, &problem) < 0) {
 		if (problem->code == ERROR_DAEMON_UNREACHABLE)
 			problem->code = ERROR_PEER_UNREACHABLE;
 		(void)source_interrupted_why(s, problem, e);
 		return error_wrap(e, "preparing %s", s->migration->destination);
 	}
-	fault_point("", "destination-prepared");
 	return source_stop_requested(s, e);
 }
 
@@ -135,7 +135,7 @@ static void *source_main(void *user)
 	cleanup_error struct error *e = NULL;
 	log_context_set(migration->id, migration->vm_name);
 	if (source_move(s, &e) == 0)
-		source_settle(s, "finish");
+		source_settle(s, PEER_FINISH);
 	else if (e->code != ERROR_SHUTTING_DOWN) /* then the next ferryd takes it up */
 		source_roll_back(s, e);
 	return source_worker_end(s);
@@ -175,9 +175,9 @@ static void *source_recover_main(void *user)
 		/* Finish may have been sent, so the answer decides. But it must not be sent now: nobody can tell any
 		 * more whether our QEMU had completed, or had lost the last acknowledgement and let the guest run on
 		 * until it ended. */
-		source_settle(s, "refuse");
+		source_settle(s, PEER_REFUSE);
 	} else if (migration->handover == HANDOVER_OFFERED && state.move == MOVE_COMPLETED) {
-		source_settle(s, "finish");
+		source_settle(s, PEER_FINISH);
 	} else {
 		/* Finish is sent only after our QEMU has completed: it never was. */
 		source_roll_back(s, e);

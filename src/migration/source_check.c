@@ -181,18 +181,20 @@ static int source_ask_destination_to_check(struct source *s, json_t *failures, s
 		checks_add_error(failures, "source", problem);
 		return 0;
 	}
-	fault_point("", "probes-placed");
+	FAULT(FAULT_PROBES_PLACED);
 	cleanup_json json_t *body = offer_to_json(&s->offer);
 	cleanup_json json_t *answer = NULL;
-	int r = http_client_request(s->peer, "POST", "/v1/peer/check", body, CHECK_TIMEOUT_MS, &answer, &problem);
-	s->destination_asked = r == 0 || http_client_answered(s->peer) || problem->code == ERROR_CANCELLED;
+	bool answered = false;
+	const struct peer_question question = {PEER_CHECK, s->migration->destination, s->migration->id, body, CHECK_TIMEOUT_MS};
+	int r = peers_ask(s->peer, &question, &answer, &answered, &problem);
+	s->destination_asked = answered || problem->code == ERROR_CANCELLED;
 	int r2 = 0;
 	if (r < 0 && problem->code == ERROR_CANCELLED) {
 		r2 = source_interrupted_why(s, problem, e);
 	} else if (r < 0) {
-		if (!http_client_answered(s->peer))
+		if (!answered)
 			problem->code = problem->code == ERROR_TLS ? ERROR_TLS : ERROR_PEER_UNREACHABLE;
-		checks_add_error(failures, http_client_answered(s->peer) ? "destination" : "source", problem);
+		checks_add_error(failures, answered ? "destination" : "source", problem);
 	} else {
 		r2 = source_read_check_answer(s, answer, failures, e);
 	}

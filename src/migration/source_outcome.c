@@ -28,18 +28,18 @@
 enum finish_answer { FINISH_RUNNING, FINISH_REFUSED, FINISH_NO_ANSWER };
 
 /* Ask the destination to take the VM (or to refuse it); both decide durably there and may be repeated. */
-static enum finish_answer source_ask_outcome(struct source *s, const char *question, int64_t timeout_ms,
+static enum finish_answer source_ask_outcome(struct source *s, enum peer_message asked, int64_t timeout_ms,
 					     struct error **e)
 {
 	cleanup_json json_t *body = json_pack("{ss ss sI ss sb}", "migration", s->migration->id, "vm_uuid",
 					      s->migration->vm_uuid, "epoch", (json_int_t)s->migration->epoch, "source",
 					      s->host->name, "dry_run", (int)!s->destination_prepared);
 	cleanup_json json_t *answer = NULL;
-	cleanup_free char *path = xasprintf("/v1/peer/%s", question);
 	if (!s->peer && peers_take(s->host->peers, s->migration->destination, &s->peer, e) < 0)
 		return FINISH_NO_ANSWER;
 	http_client_set_interrupt(s->peer, source_stopping, s);
-	if (http_client_request(s->peer, "POST", path, body, timeout_ms, &answer, e) < 0) {
+	const struct peer_question question = {asked, s->migration->destination, s->migration->id, body, timeout_ms};
+	if (peers_ask(s->peer, &question, &answer, NULL, e) < 0) {
 		peers_give_back(s->host->peers, s->migration->destination, take_ptr(s->peer), true);
 		return FINISH_NO_ANSWER;
 	}
@@ -71,9 +71,9 @@ static enum finish_answer source_ask_outcome(struct source *s, const char *quest
 	return FINISH_NO_ANSWER;
 }
 
-/* Repeat the question ("finish", or "refuse" where that is all that may still be asked) until the destination has
+/* Repeat the question (finish, or refuse where that is all that may still be asked) until the destination has
  * decided. Returns FINISH_NO_ANSWER only when ferryd is stopping. */
-static enum finish_answer source_finish(struct source *s, const char *question, struct error **e)
+static enum finish_answer source_finish(struct source *s, enum peer_message question, struct error **e)
 {
 	struct migration *migration = s->migration;
 	int64_t wait_ms = FINISH_RETRY_FIRST_MS;
@@ -133,7 +133,7 @@ int source_confirm(struct source *s, struct error **e)
 		return -1;
 	migration_set_owner(migration, migration->destination);
 	struct error *problem = NULL;
-	fault_point("", "source-released");
+	FAULT(FAULT_SOURCE_RELEASED);
 	if (vm_end(s->host->inventory, vm, &problem) < 0) {
 		/* The VM runs over there; what is left here is a process that has been told to end, and cannot yet (a disk that
 		 * hangs, say). The inventory tidies up when it has. */
@@ -178,7 +178,7 @@ static int source_take_back(struct source *s, struct error **e)
 		}
 		error_free(take_ptr(next));
 	}
-	fault_point("", "copy-cancelled");
+	FAULT(FAULT_COPY_CANCELLED);
 	if (migration->handover == HANDOVER_OFFERED &&
 	    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, e) < 0)
 		return -1;
@@ -206,8 +206,8 @@ void source_send_refuse(struct source *s)
 {
 	cleanup_error struct error *e = NULL;
 	if (!s->destination_prepared) {
-		(void)source_ask_outcome(s, "refuse", FORGET_TIMEOUT_MS, &e);
-	} else if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) != FINISH_REFUSED) {
+		(void)source_ask_outcome(s, PEER_REFUSE, FORGET_TIMEOUT_MS, &e);
+	} else if (source_ask_outcome(s, PEER_REFUSE, REFUSE_TIMEOUT_MS, &e) != FINISH_REFUSED) {
 		log_failure(LOG_LEVEL_WARNING, "the destination did not confirm the rollback; telling it again later",
 			    e);
 		source_set_cleanup_pending(s, true);
@@ -224,7 +224,7 @@ void source_retry_refuse(struct source *s)
 	while (s->refuse_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
 		cleanup_error struct error *e = NULL;
 		wait_ms = wait_ms * 2 > REFUSE_RETRY_MAX_MS ? REFUSE_RETRY_MAX_MS : wait_ms * 2;
-		if (source_ask_outcome(s, "refuse", REFUSE_TIMEOUT_MS, &e) == FINISH_NO_ANSWER &&
+		if (source_ask_outcome(s, PEER_REFUSE, REFUSE_TIMEOUT_MS, &e) == FINISH_NO_ANSWER &&
 		    e->code != ERROR_MIGRATION_IN_DOUBT)
 			continue;
 		s->refuse_pending = false;
@@ -257,7 +257,7 @@ void source_roll_back(struct source *s, const struct error *why)
 	    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, &problem) < 0)
 		log_failure(LOG_LEVEL_ERROR, "rollback", problem);
 	error_free(problem);
-	fault_point("", "taken-back");
+	FAULT(FAULT_TAKEN_BACK);
 	if (s->destination_asked || s->destination_prepared)
 		source_send_refuse(s);
 	if (migration->handover == HANDOVER_OFFERED) {
@@ -272,7 +272,7 @@ void source_roll_back(struct source *s, const struct error *why)
 /* ---- settle ---- */
 
 /* From "our QEMU has completed" to the end, whatever the destination decides. */
-void source_settle(struct source *s, const char *question)
+void source_settle(struct source *s, enum peer_message question)
 {
 	struct migration *migration = s->migration;
 	cleanup_error struct error *e = NULL;

@@ -47,9 +47,9 @@ int source_check(struct source *s, json_t *failures, struct error **e) MUST_CHEC
 /* Turn a list of failures into the migration's end. Returns -1. */
 int source_fail_checks(struct source *s, json_t *failures, struct error **e);
 
-/* From "our QEMU has completed" to the end: repeat the question ("finish", or "refuse" where that is all that may still
+/* From "our QEMU has completed" to the end: repeat the question (finish, or refuse where that is all that may still
  * be asked) until the destination has decided, then release the VM or take it back. */
-void source_settle(struct source *s, const char *question);
+void source_settle(struct source *s, enum peer_message question);
 /* It runs at the destination: release ours. */
 int source_confirm(struct source *s, struct error **e) MUST_CHECK;
 /* The migration failed with `why` while the VM is ours. */

@@ -51,6 +51,11 @@ struct http_client {
 	unsigned int attempts; /* how often it has gone out */
 	bool repeatable, all_repeatable;
 	struct error *refusal; /* why the pre-request callback stopped it */
+#ifdef FERRY_FAULTS
+	enum fault_action broken; /* what happens to the next request */
+	int64_t broken_seed;
+	size_t cut_length; /* of it, that goes out */
+#endif
 
 	/* The certificate that was last found to be a host's. */
 	unsigned char *host_der;
@@ -111,6 +116,52 @@ static int http_client_check_role(struct http_client *client, struct error **e)
 	memcpy(client->host_der, chain[0].data, chain[0].size);
 	return 0;
 }
+
+#ifdef FERRY_FAULTS
+/* The half of a body, then the end of the connection. */
+static size_t http_client_on_cut(char *buffer, size_t size, size_t count, void *user)
+{
+	struct http_client *client = user;
+	size_t length = client->cut_length < size * count ? client->cut_length : size * count;
+	if (length == 0) {
+		error_set(&client->refusal, ERROR_DAEMON_UNREACHABLE, "the connection to %s broke", client->whose);
+		return CURL_READFUNC_ABORT;
+	}
+	memset(buffer, '{', length);
+	client->cut_length -= length;
+	return length;
+}
+
+/* Once the request is set up. A cut one announces a body, if it had none, of which only a part comes. */
+static void http_client_break(struct http_client *client, char *text, char *url)
+{
+	CURL *curl = client->curl;
+	curl_easy_setopt(curl, CURLOPT_READFUNCTION, NULL);
+	if (client->broken == FAULT_CUT) {
+		client->cut_length = text ? strlen(text) / 2 + 1 : 8;
+		client->repeatable = false;
+		curl_easy_setopt(curl, CURLOPT_POST, 1L);
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, NULL);
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, (long)client->cut_length * 2);
+		curl_easy_setopt(curl, CURLOPT_READFUNCTION, http_client_on_cut);
+		curl_easy_setopt(curl, CURLOPT_READDATA, client);
+	} else if (client->broken == FAULT_CORRUPT && text) {
+		fault_corrupt(text, strlen(text), client->broken_seed);
+		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, (long)strlen(text));
+	} else if (client->broken == FAULT_CORRUPT) {
+		char *last = strrchr(url, '/') + 1;
+		last[(size_t)client->broken_seed % strlen(last)] ^= 1; /* a digit for a digit */
+		curl_easy_setopt(curl, CURLOPT_URL, url);
+	}
+	client->broken = FAULT_NONE;
+}
+
+void http_client_break_next(struct http_client *client, enum fault_action how, int64_t seed)
+{
+	client->broken = how;
+	client->broken_seed = seed;
+}
+#endif
 
 /* Called when there is a connection, before each sending of the request. */
 static int http_client_on_prerequest(void *user, char *remote_address, char *local_address, int remote_port,
@@ -409,6 +460,10 @@ int http_client_request(struct http_client *client, const char *method, const ch
 		return error_set(e, ERROR_TIMEOUT, "no time is left to ask %s", client->whose);
 	}
 	http_client_prepare(client, method, url, text, timeout_ms);
+#ifdef FERRY_FAULTS
+	if (client->broken != FAULT_NONE)
+		http_client_break(client, text, url);
+#endif
 	CURLcode result = http_client_perform(client);
 	if (result == CURLE_OK)
 		client->last_us = clock_monotonic_us() - client->sent_us;

@@ -12,6 +12,7 @@
 #include <jansson.h>
 #include <stdint.h>
 
+#include "base/fault.h"
 #include "net/tls.h"
 
 struct http_client;
@@ -36,5 +37,11 @@ void http_client_set_interrupt(struct http_client *client, bool (*interrupted)(v
 void http_client_set_repeatable(struct http_client *client);
 /* Wall time of the last request on the wire, from request sent to answer received, for estimating the round trip. */
 int64_t http_client_last_us(const struct http_client *client);
+
+#ifdef FERRY_FAULTS
+/* The next request only: FAULT_CUT closes the connection in the middle of it, FAULT_CORRUPT changes bytes of its body (of its
+ * path's last part when it has none) as fault_corrupt() does. */
+void http_client_break_next(struct http_client *client, enum fault_action how, int64_t seed);
+#endif
 
 #endif

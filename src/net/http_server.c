@@ -16,6 +16,7 @@
 
 #include <gnutls/abstract.h>
 #include <microhttpd.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,19 +156,25 @@ static enum MHD_Result http_send(struct MHD_Connection *connection, unsigned int
 }
 
 /* beside: further keys of the body, or NULL. */
-static enum MHD_Result http_send_error(struct MHD_Connection *connection, const struct error *error, json_t *beside)
+static json_t *http_error_body(const struct error *error, json_t *beside)
 {
 	enum error_code code = error ? error->code : ERROR_INTERNAL;
-	unsigned int status = error_code_http_status(code);
-	cleanup_json json_t *body = beside ? json_incref(beside) : json_object();
+	json_t *body = beside ? json_incref(beside) : json_object();
 	/* A message may hold bytes of a guest or a peer that are no UTF-8, which JSON cannot carry. */
 	json_t *message = json_string(error ? error->message : "no reason given");
 	if (!message)
 		message = json_string(error_code_meaning(code));
 	json_object_set_new(body, "error", json_pack("{s:s, s:o}", "code", error_code_name(code), "message", message));
+	return body;
+}
+
+static enum MHD_Result http_send_error(struct MHD_Connection *connection, const struct error *error, json_t *beside)
+{
+	enum error_code code = error ? error->code : ERROR_INTERNAL;
+	cleanup_json json_t *body = http_error_body(error, beside);
 	/* Before the body was read to its end, the connection cannot be used again. */
 	bool close = code == ERROR_TOO_LARGE || code == ERROR_SHUTTING_DOWN;
-	return http_send(connection, status, body, close ? MHD_HTTP_HEADER_CONNECTION : NULL, "close");
+	return http_send(connection, error_code_http_status(code), body, close ? MHD_HTTP_HEADER_CONNECTION : NULL, "close");
 }
 
 static enum MHD_Result http_refuse(struct MHD_Connection *connection, enum error_code code, const char *message)
@@ -176,6 +183,59 @@ static enum MHD_Result http_refuse(struct MHD_Connection *connection, enum error
 	error_set(&why, code, "%s", message);
 	return http_send_error(connection, why, NULL);
 }
+
+#ifdef FERRY_FAULTS
+/* Until the asker has gone away or the server stops: open, and not a word. */
+static void http_hold(struct http_server *server, struct MHD_Connection *connection)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	struct pollfd gone = {.fd = info ? info->connect_fd : -1, .events = POLLRDHUP};
+	for (bool stopping = false; !stopping && poll(&gone, 1, 100) == 0;) {
+		LOCK_SCOPE(&server->mutex);
+		stopping = server->stopping;
+	}
+}
+
+struct half_answer {
+	size_t length;
+	char text[];
+};
+
+static ssize_t http_read_half(void *cls, uint64_t position, char *buffer, size_t room)
+{
+	const struct half_answer *half = cls;
+	size_t left = half->length - (size_t)position, length = left < room ? left : room;
+	if (length == 0)
+		return MHD_CONTENT_READER_END_WITH_ERROR;
+	memcpy(buffer, half->text + position, length);
+	return (ssize_t)length;
+}
+
+/* What a bad line makes of an answer. */
+static enum MHD_Result http_send_broken(struct http_server *server, struct MHD_Connection *connection,
+					const struct http_request *request, const json_t *body)
+{
+	cleanup_free char *text = json_text(body);
+	size_t length = strlen(text);
+	struct MHD_Response *response = NULL;
+	if (request->fault == FAULT_HOLD)
+		http_hold(server, connection);
+	if (request->fault == FAULT_CUT) {
+		struct half_answer *half = xcalloc(1, sizeof(*half) + length);
+		half->length = length / 2;
+		memcpy(half->text, text, half->length);
+		response = MHD_create_response_from_callback(length, 4096, http_read_half, half, free);
+	} else if (request->fault == FAULT_CORRUPT) {
+		fault_corrupt(text, length, request->fault_seed);
+		response = MHD_create_response_from_buffer(length, text, MHD_RESPMEM_MUST_COPY);
+	}
+	if (!response)
+		return MHD_NO;
+	enum MHD_Result result = MHD_queue_response(connection, request->status, response);
+	MHD_destroy_response(response);
+	return result;
+}
+#endif
 
 /* ---- Requests ---- */
 
@@ -266,6 +326,13 @@ static enum MHD_Result http_answer(struct http_server *server, struct MHD_Connec
 
 	if (rc >= 0 && !body)
 		body = json_object();
+#ifdef FERRY_FAULTS
+	if (request.fault != FAULT_NONE) {
+		cleanup_json json_t *text = rc >= 0 ? json_incref(body) : http_error_body(why, NULL);
+		request.status = rc >= 0 ? request.status : error_code_http_status(why ? why->code : ERROR_INTERNAL);
+		return http_send_broken(server, connection, &request, text);
+	}
+#endif
 	if (rc >= 0)
 		return http_send(connection, request.status, body, NULL, NULL);
 	if (!why || error_code_http_status(why->code) == MHD_HTTP_INTERNAL_SERVER_ERROR) {

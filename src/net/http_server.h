@@ -14,6 +14,7 @@
 #include <jansson.h>
 #include <stdint.h>
 
+#include "base/fault.h"
 #include "net/tls.h"
 
 /* Who is asking; ordered by what they may do. */
@@ -31,6 +32,10 @@ struct http_request {
 	const json_t *body;	       /* the parsed body, an object; NULL when there was none */
 	void *connection;	       /* for http_request_query() */
 	unsigned int status;	       /* a handler may set 201 or 202; 200 otherwise */
+#ifdef FERRY_FAULTS
+	enum fault_action fault; /* a handler may set what becomes of its answer: drop, hold, cut or corrupt */
+	int64_t fault_seed;
+#endif
 };
 
 /* The value of ?key=… or NULL. Borrowed. */

@@ -49,7 +49,7 @@ def begin_and_forget(pair, guest, **request):
 
 # Where the VM is in the end. None: either side, depending on how far QEMU has come by itself.
 SOURCE_POINTS = {
-    "probes-placed": "source", "before-holds": "source", "after-holds": "source", "destination-prepared": "source",
+    "probes-placed": "source", "before-holds": "source", "after-holds": "source", "prepare-answered": "source",
     "copy-begun": "source", "before-offered": "source", "after-offered": "source", "switch-begun": None,
     "copy-completed": "destination", "before-released": "destination", "after-released": "destination",
     "source-released": "destination",

@@ -387,14 +387,14 @@ static void test_qemu_ends(void **state)
 		bool moved;
 		enum running running;
 	} rows[] = {
-		{"destination-prepared", "host-a", false, ENDED},
+		{"prepare-answered", "host-a", false, ENDED},
 		{"copy-begun", "host-a", false, ENDED},
 		{"after-offered", "host-a", false, ENDED},
 		{"switch-begun", "host-a", false, ENDED},
 		{"copy-completed", "host-a", true, RUNS},
 		{"before-taken", "host-a", true, RUNS},
 		{"before-released", "host-a", true, RUNS},
-		{"destination-prepared", "host-b", false, RUNS},
+		{"prepare-answered", "host-b", false, RUNS},
 		{"copy-begun", "host-b", false, RUNS},
 		{"after-offered", "host-b", false, RUNS},
 		{"switch-begun", "host-b", false, RUNS},
@@ -619,7 +619,7 @@ static void test_abort(void **state)
 	static const struct {
 		const char *point;
 		bool moved;
-	} rows[] = {{"destination-prepared", false}, {"after-prepared", false}, {"copy-begun", false},
+	} rows[] = {{"prepare-answered", false}, {"after-prepared", false}, {"copy-begun", false},
 		    {"after-offered", false},        {"switch-begun", false},   {"copy-completed", false},
 		    {"before-taken", true},          {"before-released", true}};
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -835,7 +835,7 @@ static void test_outcome(void **state)
 /* Every point of a migration (base/fault.h), in the order of a good one, then of the way back. */
 static const char *const points[] = {
 	"probes-placed",    "before-holds",         "after-holds",    "before-prepared", "after-prepared",
-	"incoming-started", "destination-prepared", "copy-begun",     "before-offered",  "after-offered",
+	"incoming-started", "prepare-answered",     "copy-begun",     "before-offered",  "after-offered",
 	"switch-begun",     "copy-completed",       "before-taken",   "after-taken",     "before-running",
 	"after-running",    "before-released",      "after-released", "source-released", "copy-cancelled",
 	"taken-back",       "before-refused",       "after-refused",

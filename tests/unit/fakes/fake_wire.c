@@ -305,6 +305,14 @@ void http_client_set_repeatable(struct http_client *client)
 	(void)client; /* what goes out twice is the test's to say */
 }
 
+void http_client_break_next(struct http_client *client, enum fault_action how, int64_t seed)
+{
+	(void)client;
+	(void)how;
+	(void)seed;
+	abort(); /* what the wire does to a message is said by wire_fault() */
+}
+
 int64_t http_client_last_us(const struct http_client *client)
 {
 	(void)client;

@@ -30,7 +30,7 @@ static struct {
 	pthread_mutex_t mutex;
 	struct two_hosts *hosts;
 	struct test_host *host;
-	char crash_at[64], call_at[64], fail_at[64];
+	char crash_at[64], call_at[64], fail_state[64];
 	struct test_host *fail_host;
 	bool fail_armed;
 	void (*hook)(void *user);
@@ -55,28 +55,41 @@ static void fail_journal(struct test_host *host, const char *state, bool fail)
 		abort();
 }
 
-void fault_point(const char *when, const char *what)
+/* Whether the state is about to be recorded at this point. */
+static bool records_state(const char *point, const char *state)
 {
-	cleanup_free char *point = xasprintf("%s%s", when, what);
+	if (strcmp(point, "before-taken-back") == 0)
+		return strcmp(state, "holds") == 0;
+	return strncmp(point, "before-", strlen("before-")) == 0 && strcmp(point + strlen("before-"), state) == 0;
+}
+
+enum fault_action __real_fault_pass(enum fault_point point, int64_t *ret_number);
+enum fault_action __wrap_fault_pass(enum fault_point point, int64_t *ret_number);
+
+enum fault_action __wrap_fault_pass(enum fault_point passed, int64_t *ret_number)
+{
+	const char *point = fault_point_name(passed);
 	pthread_mutex_lock(&points.mutex);
 	struct test_host *crash = strcmp(points.crash_at, point) == 0 ? points.host : NULL;
 	void (*hook)(void *user) = strcmp(points.call_at, point) == 0 ? points.hook : NULL;
 	void *user = points.user;
-	struct test_host *fail = strcmp(points.fail_at, point) == 0 ? points.fail_host : NULL;
+	cleanup_free char *state = xstrdup(points.fail_state);
+	struct test_host *fail = records_state(point, state) ? points.fail_host : NULL;
 	bool arm = fail && !points.fail_armed;
 	if (crash)
 		*points.crash_at = '\0';
 	if (fail)
 		points.fail_armed = arm;
 	if (fail && !arm)
-		*points.fail_at = '\0';
+		*points.fail_state = '\0';
 	pthread_mutex_unlock(&points.mutex);
 	if (fail)
-		fail_journal(fail, what, arm);
+		fail_journal(fail, state, arm);
 	if (hook)
 		hook(user);
 	if (crash)
 		test_host_crash(points.hosts, crash);
+	return __real_fault_pass(passed, ret_number);
 }
 
 void two_hosts_crash_at(struct two_hosts *hosts, struct test_host *host, const char *point)
@@ -93,7 +106,7 @@ void two_hosts_fail_journal(struct two_hosts *hosts, struct test_host *host, con
 	points.hosts = hosts;
 	points.fail_host = host;
 	points.fail_armed = false;
-	snprintf(points.fail_at, sizeof(points.fail_at), "before-%s", state);
+	snprintf(points.fail_state, sizeof(points.fail_state), "%s", state);
 }
 
 void two_hosts_at(const char *point, void (*hook)(void *user), void *user)
@@ -251,7 +264,7 @@ struct two_hosts *two_hosts_new(void)
 	two_hosts_crash_at(hosts, NULL, NULL);
 	two_hosts_at("", NULL, NULL);
 	pthread_mutex_lock(&points.mutex);
-	*points.fail_at = '\0';
+	*points.fail_state = '\0';
 	pthread_mutex_unlock(&points.mutex);
 	log_set_level(getenv("FERRY_TEST_LOG") ? LOG_LEVEL_DEBUG : (enum log_level)0);
 	test_host_start(&hosts->a);

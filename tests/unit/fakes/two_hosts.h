@@ -2,7 +2,7 @@
 /*
  * Two hosts in one process: each with its own journal, inventory, event loop and migration_host, the fake driver
  * (fake_driver.h) below and the fake wire (fake_wire.h) between them. A host can be stopped, can crash at a point of
- * the program (fault.h: this file's fault_point() takes the place of base/fault.c), and can be started again from what
+ * the program (base/fault.h; the linker puts this file in the way of fault_pass()), and can be started again from what
  * is on disk and the machines that are left.
  *
  * A crash is made without ending the process: from that moment the host's journal cannot be written, its driver does
