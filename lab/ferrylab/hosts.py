@@ -118,11 +118,26 @@ class Host:
     def start_holder(self, names):
         """First half: returns at once, so that all hosts are furnished at the same time."""
         os.makedirs(self.path)
+        self._spawn_holder(self._spec(names))
+
+    def restart_holder(self):
+        """The first half once more, for a host that was switched off: what was on its disks is still there."""
+        with open(self._spec_path, encoding="utf-8") as file:
+            self._spawn_holder(json.load(file))
+
+    @property
+    def _spec_path(self):
+        return os.path.join(self.path, "spec.json")
+
+    def _spawn_holder(self, spec):
+        if not os.path.exists(self._spec_path):
+            with open(self._spec_path, "w", encoding="utf-8") as file:
+                json.dump(spec, file)
         script = os.path.join(os.path.dirname(__file__), "holder.py")
         self._child = subprocess.Popen(
             [sys.executable, "-I", "-S", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, start_new_session=True)
-        self._child.stdin.write(json.dumps(self._spec(names)) + "\n")
+        self._child.stdin.write(json.dumps(spec) + "\n")
         self._child.stdin.flush()
 
     def finish_holder(self):

@@ -168,6 +168,40 @@ class Lab:
     def _host(self, host):
         return host if isinstance(host, Host) else self.host(host)
 
+    # ---- Power ----
+
+    def power_off(self, host):
+        """The power fails: every process of the host is gone at once, and nobody is told: peers hear neither a FIN nor an
+        RST, only silence. What the host had on its disks stays (/etc,
+        /var/lib, /srv/local, ...); /run, ports and bridge are gone. kill -9 leaves the page cache: what was not made
+        durable is lost only where a forgetful ferryd keeps it to itself."""
+        host = self._host(host)
+        if host.number is None:
+            raise LabError(f"{host.name} has no power switch")
+        holder, ferryd = host.holder, daemon.process(host)
+        links.silence(host)
+        processes.kill_members([holder], [host.mark])
+        links.unplug(self, host)
+        processes.end_members([holder], [host.mark])
+        if ferryd:
+            ferryd.reap()
+
+    def power_on(self, host, ferryd=True, **options):
+        """Boots a host that was switched off, with an empty /run and a new bridge; ferryd, and what else daemon.start()
+        takes, as asked for. The other end of its link is as it was left: a cut one stays cut."""
+        host = self._host(host)
+        if host.is_up():
+            raise LabError(f"{host.name} of lab {self.name!r} is up already")
+        host.restart_holder()
+        host.finish_holder()
+        links.plug(self, host)
+        return daemon.start(host, **options) if ferryd else None
+
+    def reboot(self, host, ferryd=True, **options):
+        """Power off and on. Connections of before are answered with RST from then on, as by any host that booted."""
+        self.power_off(host)
+        return self.power_on(host, ferryd, **options)
+
     # ---- ferryd ----
 
     def start_ferryd(self, host, env=None, wrapper=(), timeout=30):
@@ -197,6 +231,36 @@ class Lab:
 
     def heal(self, host):
         links.heal(self, self._host(host))
+
+    def block(self, source, destination, what="all", both=False):
+        """From now on what source sends to destination vanishes on the migration network, without a word to anybody:
+        connections stay, half-open or dead both ways (both). what: "all" of it, ferryd's "control" port only, or all but
+        that ("data"). Blocks add up; None stands for all hosts. State is this object's: one program at a time."""
+        if what not in links.BLOCKABLE:
+            raise LabError(f"no block of {what!r}; there are: {' '.join(links.BLOCKABLE)}")
+        paths = self._paths(source, destination, both)
+        self._set_blocks(self.blocks + [(*path, what) for path in paths if (*path, what) not in self.blocks])
+
+    def unblock(self, source=None, destination=None, both=False):
+        """Heals all blocks of a path, or, with nothing said, all there are, at once."""
+        paths = self._paths(source, destination, both)
+        self._set_blocks([block for block in self.blocks if block[:2] not in paths])
+
+    @property
+    def blocks(self):
+        """[(source, destination, what)], by names."""
+        return [tuple(block) for block in self.state.get("blocks", [])]
+
+    def _paths(self, source, destination, both):
+        ends = [[self._host(end)] if end else self.hosts for end in (source, destination)]
+        paths = {(a.name, b.name) for a in ends[0] for b in ends[1] if a is not b}
+        for end in ends[0] + ends[1]:
+            end.address  # pylint: disable=pointless-statement  (an error for one that is not on this network)
+        return paths | {path[::-1] for path in paths} if both else paths
+
+    def _set_blocks(self, blocks):
+        links.apply_blocks(self, self.blocks, blocks)
+        self._save(blocks=blocks)
 
     def ping(self, source, destination, count=5, interval_ms=20):
         """Round trips in ms; None for one that was lost."""

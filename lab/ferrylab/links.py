@@ -17,6 +17,7 @@ for all is easier to trust than two.
 import os
 import re
 import select
+import socket
 import struct
 import subprocess
 import time
@@ -73,20 +74,45 @@ def connect(lab):
     lab.switch.net("ip", switch)
 
     for host in lab.hosts:
-        # br0 keeps this address when guests' ports come and go; left alone it takes the lowest of its ports'.
-        host.net("ip", [f"link add br0 address 02:fe:00:00:02:{host.number:02x} {BRIDGE}",
-                        "link set eth1 master br0 up",
-                        f"address add {host.guests_address}/24 dev br0", "link set br0 up",
-                        f"address add {host.address}/24 dev eth0", "link set eth0 up"])
+        configure(lab, host)
     lab.client.net("ip", [f"address add {lab.client.guests_address}/24 dev eth0", "link set eth0 up"])
 
     if rate:
         bucket = token_bucket(rate, delay_us)
         lab.switch.net("tc", [f"qdisc add dev m{host.number} root {bucket}" for host in lab.hosts])
-        for host in lab.hosts:
-            host.net("tc", [f"qdisc add dev eth0 root {bucket}"])
     if delay_us:
         start_forwarder(lab)
+
+
+def configure(lab, host):
+    """What a host does to its own interfaces when it boots."""
+    # br0 keeps this address when guests' ports come and go; left alone it takes the lowest of its ports'.
+    host.net("ip", [f"link add br0 address 02:fe:00:00:02:{host.number:02x} {BRIDGE}",
+                    "link set eth1 master br0 up",
+                    f"address add {host.guests_address}/24 dev br0", "link set br0 up",
+                    f"address add {host.address}/24 dev eth0", "link set eth0 up"])
+    if lab.rate_bits:
+        host.net("tc", [f"qdisc add dev eth0 root {token_bucket(lab.rate_bits, lab.delay_us)}"])
+
+
+def silence(host):
+    """Nothing leaves the host any more, and nobody in it is told."""
+    host.net("tc", [line for i in (0, 1) for line in (
+        f"qdisc add dev eth{i} clsact", f"filter add dev eth{i} egress protocol all prio 1 {_classifier(_DROP_ALL)}")])
+
+
+def unplug(lab, host):
+    """Takes both interfaces out of a host that will not come back as it is, into the switch's namespace, where they are
+    down: what the host's kernel still has to say about connections of dead processes finds no way out."""
+    pid = lab.switch.holder.pid
+    host.net("ip", [f"link set eth{i} netns {pid} name off{host.number}-{i}" for i in (0, 1)])
+
+
+def plug(lab, host):
+    """Gives them back to a host that has been furnished anew."""
+    pid = host.holder.pid
+    lab.switch.net("ip", [f"link set off{host.number}-{i} netns {pid} name eth{i}" for i in (0, 1)])
+    configure(lab, host)
 
 
 def start_forwarder(lab):
@@ -133,14 +159,23 @@ def link_stats(host, interface="eth0"):
     raise LabError(f"{host.name} has no interface {interface}")
 
 
+# ---- Cuts ----
+
+def _switch_end(host):
+    if host.name == "sw":
+        raise LabError("the switch has no link to itself")
+    return "gc" if host.number is None else f"m{host.number}"
+
+
 def cut(lab, host):
-    """Pulls the plug at the switch's end: frames vanish, connections stay, and the host keeps address and route."""
-    lab.switch.net("ip", [f"link set m{host.number} down"])
+    """Pulls the plug at the switch's end: frames vanish, connections stay, and the host keeps address and route. It does
+    notice that the carrier is gone; see block() for a loss that nobody notices. The client has a plug too."""
+    lab.switch.net("ip", [f"link set {_switch_end(host)} down"])
 
 
 def heal(lab, host):
     """Returns when the host can send again; the kernel may take its time to notice a carrier."""
-    lab.switch.net("ip", [f"link set m{host.number} up"])
+    lab.switch.net("ip", [f"link set {_switch_end(host)} up"])
     deadline = time.monotonic() + 5
     while True:
         with open(host.outside("/sys/class/net/eth0/operstate"), encoding="ascii") as file:
@@ -149,3 +184,56 @@ def heal(lab, host):
         if time.monotonic() > deadline:
             raise LabError(f"eth0 of {host.name} stays down")
         time.sleep(0.005)  # sysfs has no event for this
+
+
+# Classic BPF, as (code, jump if true, jump if false, operand); jumps are counted from the next instruction. The frame
+# begins with its Ethernet header. With direct action, what is returned is what becomes of it.
+_LOAD_HALF, _LOAD_WORD, _LOAD_BYTE, _LOAD_HALF_X, _LENGTH_TO_X = 0x28, 0x20, 0x30, 0x48, 0xb1
+_IF_EQUAL, _RETURN = 0x15, 0x06
+_PASS, _DROP = 0, 2  # TC_ACT_OK, TC_ACT_SHOT
+_DROP_ALL = [(_RETURN, 0, 0, _DROP)]
+CONTROL_PORT = 4710
+BLOCKABLE = ("all", "control", "data")
+
+
+def _classifier(program):
+    words = ",".join(f"{code} {true} {false} {operand}" for code, true, false, operand in program)
+    return f"handle 1 bpf da bytecode \"{len(program)},{words}\""
+
+
+def _block_program(rules):
+    """rules: [(source's address, what)]. IPv4 only: address resolution goes on, so a lost packet is nothing that the
+    sender's kernel could report to anybody."""
+    program = [(_LOAD_HALF, 0, 0, 12), (_IF_EQUAL, 1, 0, 0x0800), (_RETURN, 0, 0, _PASS)]
+    for address, what in rules:
+        number = int.from_bytes(bytes(map(int, address.split("."))), "big")
+        if what == "all":
+            test = [(_RETURN, 0, 0, _DROP)]
+        else:
+            on_control, other = (_DROP, _PASS) if what == "control" else (_PASS, _DROP)
+            test = [(_LOAD_BYTE, 0, 0, 23), (_IF_EQUAL, 1, 0, socket.IPPROTO_TCP), (_RETURN, 0, 0, other),
+                    (_LENGTH_TO_X, 0, 0, 14),
+                    (_LOAD_HALF_X, 0, 0, 14), (_IF_EQUAL, 2, 0, CONTROL_PORT),  # from
+                    (_LOAD_HALF_X, 0, 0, 16), (_IF_EQUAL, 0, 1, CONTROL_PORT),  # to
+                    (_RETURN, 0, 0, on_control), (_RETURN, 0, 0, other)]
+        program += [(_LOAD_WORD, 0, 0, 26), (_IF_EQUAL, 0, len(test), number), *test]
+    return [*program, (_RETURN, 0, 0, _PASS)]
+
+
+def apply_blocks(lab, before, after):
+    """Makes the blocks, (source, destination, what) by host names, those of after, in one go."""
+    lines = []
+    for host in lab.hosts:
+        old, new = ([block for block in blocks if block[1] == host.name] for blocks in (before, after))
+        if old == new:
+            continue
+        where = f"dev m{host.number}"
+        if not old:
+            lines.append(f"qdisc add {where} clsact")
+        if new:
+            program = _block_program([(lab.host(source).address, what) for source, _, what in new])
+            lines.append(f"filter replace {where} egress protocol all prio 1 {_classifier(program)}")
+        else:
+            lines.append(f"qdisc del {where} clsact")
+    if lines:
+        lab.switch.net("tc", lines)

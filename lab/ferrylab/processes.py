@@ -154,11 +154,10 @@ def members(holders, marks):
     return found
 
 
-def end_members(holders, marks):
-    """Kills until nothing is found any more: a process may fork between the search and the signal."""
+def kill_members(holders, marks):
+    """Kills all but the holders, until nothing is found any more: a process may fork between the search and the signal."""
     deadline = time.monotonic() + 30
     while True:
-        # Holders last: as long as they live, their namespaces can be told from others.
         found = [process for process in members(holders, marks) if process not in holders]
         for process in found:
             process.signal(signal.SIGKILL)
@@ -168,6 +167,11 @@ def end_members(holders, marks):
             break
         if time.monotonic() > deadline:
             raise TimeoutError(f"will not die: {' '.join(str(process.pid) for process in found)}")
+
+
+def end_members(holders, marks):
+    """Kills all. Holders last: as long as they live, their namespaces can be told from others."""
+    kill_members(holders, marks)
     for holder in holders:
         holder.signal(signal.SIGKILL)
     for holder in holders:

@@ -2,12 +2,16 @@
 """The lab itself: it does what it says about links and privacy, and leaves nothing behind."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
+import time
 import uuid
 
 import pytest
@@ -18,6 +22,7 @@ sys.path.insert(0, os.path.join(REPOSITORY, "lab"))
 from ferrylab import Lab, LabError  # noqa: E402
 from ferrylab import links, processes  # noqa: E402
 from ferrylab.hosts import host_name  # noqa: E402
+from moves import network_of  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 
@@ -354,6 +359,146 @@ def test_cut_and_heal(delay):
         listener.wait(10)
 
 
+@contextlib.contextmanager
+def connected(lab, source, destination, port=4000):
+    """Two ends of a TCP connection, made in the hosts' networks and held by this program."""
+    with contextlib.ExitStack() as held:
+        with network_of(lab.host(destination)):
+            listener = held.enter_context(socket.create_server(("0.0.0.0", port)))
+        with network_of(lab.host(source)):
+            near = held.enter_context(socket.create_connection((lab.host(destination).address, port), 10))
+        far = held.enter_context(listener.accept()[0])
+        yield near, far
+
+
+def says(end, timeout):
+    """What comes to a socket in that time, in seconds: bytes, b"" for the end, "reset", or None for silence."""
+    end.settimeout(timeout)
+    try:
+        return end.recv(100)
+    except TimeoutError:
+        return None
+    except ConnectionResetError:
+        return "reset"
+
+
+@pytest.mark.parametrize("delay", [None, "2ms"])
+def test_block_one_way_and_both(delay):
+    """What is blocked vanishes without a word, connections stay; what is not blocked passes."""
+    with new_lab() as lab:
+        lab.up(hosts=3, delay=delay, ferryd=False)
+        with connected(lab, "host-a", "host-b") as (near, far):
+            lab.block("host-a", "host-b")
+            assert lab.ping("host-b", "host-a", 1) == [None], "no answer comes"
+            assert None not in lab.ping("host-a", "host-c", 1) + lab.ping("host-c", "host-b", 1)
+            near.sendall(b"lost for now")
+            far.sendall(b"comes")
+            assert says(near, 5) == b"comes", "the other way is open"
+            assert says(far, 0.3) is None
+            lab.unblock()
+            assert says(far, 20) == b"lost for now"
+            assert lab.blocks == [] and None not in lab.ping("host-a", "host-b", 1)
+
+            lab.block("host-a", "host-b", both=True)
+            near.sendall(b"one")
+            far.sendall(b"two")
+            assert says(near, 0.5) is None and says(far, 0.1) is None
+            with network_of(lab.host("host-a")), socket.socket() as fresh:
+                fresh.settimeout(0.3)
+                with pytest.raises(TimeoutError):  # not refused, not unreachable
+                    fresh.connect((lab.host("host-b").address, 4000))
+            lab.unblock("host-b", "host-a")
+            lab.unblock("host-a", "host-b")
+            assert (says(near, 20), says(far, 20)) == (b"two", b"one")
+
+
+def test_block_control_or_data():
+    with new_lab() as lab:
+        lab.up(ferryd=False)
+        with connected(lab, "host-a", "host-b", 4710) as control, connected(lab, "host-a", "host-b", 49152) as data, \
+                connected(lab, "host-b", "host-a", 4710) as back:
+            for what, shut, opened in (("control", (control, back), (data,)), ("data", (data,), (control, back))):
+                lab.block("host-a", "host-b", what, both=True)
+                for near, far in (*shut, *opened):
+                    near.sendall(b"x")
+                    far.sendall(b"y")
+                for near, far in opened:
+                    assert (says(far, 5), says(near, 5)) == (b"x", b"y"), what
+                for near, far in shut:
+                    assert says(far, 0.3) is None and says(near, 0.01) is None, what
+                lab.unblock()
+                for near, far in shut:
+                    assert (says(far, 20), says(near, 20)) == (b"x", b"y"), what
+            lab.block(None, None, "control")
+            assert set(lab.blocks) == {("host-a", "host-b", "control"), ("host-b", "host-a", "control")}
+        for wrong in (("host-a", "host-b", "some"), ("host-a", "client")):
+            with pytest.raises(LabError):
+                lab.block(*wrong)
+
+
+def test_client_is_cut_off():
+    with new_lab() as lab:
+        lab.up(ferryd=False)
+        probe = ["python3", os.path.join(REPOSITORY, "lab", "ferrylab", "probe.py"), "ping", "198.18.1.2", "1", "10"]
+        lab.cut("client")
+        assert [None] == json.loads(lab.client.run(probe).stdout)
+        lab.heal("client")
+        assert None not in json.loads(lab.client.run(probe).stdout)
+
+
+# ---- Power ----
+
+def start_one(lab):
+    """A process on host-a, with a tap on its bridge and a connection to host-b; and the other end of that."""
+    lab.host("host-a").run(["ip", "tuntap", "add", "dev", "tap0", "mode", "tap"])
+    lab.host("host-a").run(["ip", "link", "set", "tap0", "master", "br0", "up"])
+    with network_of(lab.host("host-b")):
+        listener = socket.create_server((lab.host("host-b").address, 4000))
+    with listener:
+        child = lab.host("host-a").popen(["bash", "-c", "exec 3<>/dev/tcp/198.18.0.2/4000; exec sleep 300"])
+        return child, listener.accept()[0]
+
+
+@pytest.mark.parametrize("delay", [None, "2ms"])
+def test_reboot(delay):
+    with new_lab() as lab:
+        lab.up(delay=delay, rate="1gbit", ferryd=False)
+        a = lab.host("host-a")
+        for place in ("/run", "/var/lib/ferry", "/etc/ferry", "/srv/local", "/etc", "/var/lib"):
+            a.run(["touch", f"{place}/of-host-a"])
+        identity = a.run(["cat", "/etc/machine-id", "/etc/hosts"]).stdout
+        links_before = a.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout
+        (child, peer), holder = start_one(lab), a.holder
+        with peer:
+            before = time.monotonic()
+            lab.power_off("host-a")
+            assert child.wait(10) == -signal.SIGKILL and not holder.alive() and not a.is_up()
+            assert says(peer, 0.5) is None, "the dead tell nobody"
+            with pytest.raises(LabError, match="not up"):
+                a.run(["true"])
+            lab.power_on("host-a", ferryd=False)
+            assert time.monotonic() - before < 5
+            assert says(peer, 0.3) is None, "not after the boot either"
+            peer.sendall(b"are you there?")
+            assert says(peer, 20) == "reset"
+        assert a.run(["ls", "/run"]).stdout.split() == ["lab", "lock"]
+        for place in ("/var/lib/ferry", "/etc/ferry", "/srv/local", "/etc", "/var/lib"):
+            a.run(["test", "-e", f"{place}/of-host-a"])
+        assert a.run(["cat", "/etc/machine-id", "/etc/hosts"]).stdout == identity
+        assert a.run(["ls", "/sys/class/net"]).stdout.split() == ["br0", "eth0", "eth1", "lo"]
+        assert re.sub("qdisc tbf [0-9a-f]+", "", a.run(["tc", "qdisc", "show", "dev", "eth0"]).stdout) == \
+            re.sub("qdisc tbf [0-9a-f]+", "", links_before)
+        assert None not in lab.ping("host-a", "host-b", 2) + lab.ping("host-b", "host-a", 2)
+        with pytest.raises(LabError, match="is up already"):
+            lab.power_on("host-a")
+        lab.cut("host-a")
+        lab.reboot("host-a", ferryd=False)
+        assert lab.ping("host-b", "host-a", 1) == [None], "a cable that was pulled stays so"
+        lab.heal("host-a")
+        assert None not in lab.ping("host-b", "host-a", 1)
+        lab.power_off("host-a")  # and down with one that is off
+
+
 # ---- ferryd ----
 
 FAKE_FERRYD = """#!/bin/sh
@@ -404,6 +549,10 @@ def test_ferryd_is_prepared_started_and_ended(fake_build):
         assert lab.stop_ferryd("host-a", signal.SIGKILL)
         assert lab.ferryd_pid("host-a") is None and not lab.stop_ferryd("host-a")
         assert lab.start_ferryd("host-a") == lab.ferryd_pid("host-a") != first
+
+        second = lab.ferryd_pid("host-a")
+        assert lab.reboot("host-a") == lab.ferryd_pid("host-a") != second
+        assert "host-b 198.18.0.2" in lab.host("host-a").run(["cat", "/var/lib/ferry/known"]).stdout
 
         lab.stop_ferryd("host-a")
         lab.host("host-a").run(["touch", "/etc/ferry/broken"])
