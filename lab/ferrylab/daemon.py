@@ -33,9 +33,13 @@ def configuration(lab, host):
                    for section, keys in sections.items())
 
 
+def _program(lab):
+    return "ferryd-faults" if lab.faults else "ferryd"
+
+
 def prepare(lab):
     """Certificates from one authority, which lives on the first host, and a configuration for each host."""
-    for program in ("ferryd", "ferry"):
+    for program in (_program(lab), "ferry"):
         if not os.access(os.path.join(lab.build, program), os.X_OK):
             raise LabError(f"{os.path.join(lab.build, program)} is missing: build it first, or use --no-ferryd")
     first = lab.hosts[0]
@@ -72,9 +76,12 @@ def process(host):
     return Process.load(_record(host))
 
 
-def start(host, env=None, wrapper=(), timeout=30):
+def start(host, env=None, wrapper=(), timeout=30, faults=None):
     """Starts ferryd and returns when it has said READY=1. env adds to the environment; wrapper is a command to run it
-    under, such as strace."""
+    under, such as strace; faults is what shall happen, in a lab whose daemon can (src/base/fault.h)."""
+    if faults and not host.lab.faults:
+        raise LabError(f"lab {host.lab.name!r} was not made with faults")
+    env = {**(env or {}), **({"FERRY_FAULT": faults} if faults else {})}
     if process(host):
         raise LabError(f"ferryd runs already on {host.name}")
     log_start = os.path.getsize(log_path(host)) if os.path.exists(log_path(host)) else 0
@@ -86,8 +93,8 @@ def start(host, env=None, wrapper=(), timeout=30):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
         notify.bind(outside)
         with open(log_path(host), "ab") as log:
-            child = host.popen([*wrapper, os.path.join(host.lab.build, "ferryd")], cwd="/",
-                               env={"NOTIFY_SOCKET": NOTIFY_PATH, **(env or {})}, stdin=subprocess.DEVNULL,
+            child = host.popen([*wrapper, os.path.join(host.lab.build, _program(host.lab))], cwd="/",
+                               env={"NOTIFY_SOCKET": NOTIFY_PATH, **env}, stdin=subprocess.DEVNULL,
                                stdout=log, stderr=log, start_new_session=True)
         ferryd = Process.of(child.pid)
         if ferryd:

@@ -53,6 +53,7 @@ class Lab:
         self.delay_us = state.get("delay_us", 0)
         self.trusted = state.get("trusted", False)
         self.config = state.get("config", {})
+        self.faults = state.get("faults", False)
         self.qemu = qemu.of_lab(state)
         self.hosts = [Host(self, host_name(i), i + 1) for i in range(state.get("hosts", 0))]
         self.switch = Host(self, "sw")
@@ -77,11 +78,12 @@ class Lab:
     def is_up(self):
         return bool(self.state.get("up")) and all(host.is_up() for host in self._all)
 
-    def up(self, hosts=2, rate=None, delay=None, trusted=False, ferryd=True, config=None, with_qemu=None):
+    def up(self, hosts=2, rate=None, delay=None, trusted=False, ferryd=True, config=None, with_qemu=None,
+           faults=False):
         """Makes the lab and returns self. rate such as "1gbit", for each host and direction; delay such as "20ms", the
         round trip between two hosts; trusted lets ferryd send in plain text; config adds keys to ferryd's
         configuration: {section: {key: value}}; with_qemu is "backports" or "system", else what qemu.provide() finds
-        best, or none without ferryd. What fails in between is undone."""
+        best, or none without ferryd; faults starts ferryd-faults in place of ferryd. What fails in between is undone."""
         if os.geteuid() != 0:
             raise LabError("the lab needs root: it makes namespaces")
         if not 1 <= hosts <= HOSTS_MAX:
@@ -89,7 +91,7 @@ class Lab:
         own_qemu = qemu.provide(with_qemu, self.build) if ferryd or with_qemu else None
         state = {"hosts": hosts, "rate_bits": links.parse_rate(rate) if rate else 0,
                  "delay_us": links.parse_delay(delay) if delay else 0, "trusted": trusted, "config": config or {},
-                 "ferryd": ferryd, "qemu": qemu.to_state(own_qemu), "up": False}
+                 "ferryd": ferryd, "faults": faults, "qemu": qemu.to_state(own_qemu), "up": False}
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         try:
             os.mkdir(self.path)
@@ -204,8 +206,8 @@ class Lab:
 
     # ---- ferryd ----
 
-    def start_ferryd(self, host, env=None, wrapper=(), timeout=30):
-        return daemon.start(self._host(host), env, wrapper, timeout)
+    def start_ferryd(self, host, env=None, wrapper=(), timeout=30, faults=None):
+        return daemon.start(self._host(host), env, wrapper, timeout, faults)
 
     def stop_ferryd(self, host, sig=signal.SIGTERM, timeout=30):
         return daemon.stop(self._host(host), sig, timeout)

@@ -361,6 +361,35 @@ static int peer_outcome(void *user, struct http_request *request, json_t **ret, 
 	return with_caller(user, request, PEER_OUTCOME, NULL, ret, e);
 }
 
+#ifdef FERRY_FAULTS
+/* ---- faults on purpose, for root on the spot ---- */
+
+static int faults_allowed(const struct http_request *request, struct error **e)
+{
+	return request->local ? 0 : error_set(e, ERROR_PERMISSION, "faults are for the unix socket");
+}
+
+static int get_faults(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)user;
+	if (faults_allowed(request, e) < 0)
+		return -1;
+	*ret = fault_report();
+	return 0;
+}
+
+static int put_faults(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	static const char *const keys[] = {"faults", NULL};
+	const json_t *body = body_or_empty(request);
+	const char *faults;
+	if (faults_allowed(request, e) < 0 || json_check_keys(body, keys, e) < 0 || json_get_string(body, "faults", &faults, e) < 0 ||
+	    fault_set(faults, e) < 0)
+		return -1;
+	return get_faults(user, request, ret, e);
+}
+#endif
+
 const struct http_route api_routes[] = {
 	{"GET", "/v1/host", HTTP_CALLER_CLIENT, get_host},
 	{"GET", "/v1/hosts", HTTP_CALLER_CLIENT, list_hosts},
@@ -387,5 +416,9 @@ const struct http_route api_routes[] = {
 	{"POST", "/v1/peer/finish", HTTP_CALLER_HOST, peer_finish},
 	{"POST", "/v1/peer/refuse", HTTP_CALLER_HOST, peer_refuse},
 	{"GET", "/v1/peer/outcome/{id}", HTTP_CALLER_HOST, peer_outcome},
+#ifdef FERRY_FAULTS
+	{"GET", "/v1/faults", HTTP_CALLER_CLIENT, get_faults},
+	{"PUT", "/v1/faults", HTTP_CALLER_CLIENT, put_faults},
+#endif
 	{0},
 };

@@ -16,7 +16,9 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
 #include "host/api.h"
@@ -45,7 +47,11 @@ static const char usage[] = "usage: ferryd [--config FILE] [--check-config]\n"
 			    "  --check-config   say whether the configuration is right, and end\n"
 			    "  --show-config    print all keys with their defaults and meanings, and end\n"
 			    "  --version        print the version, and end\n"
-			    "  --help           print this, and end\n";
+			    "  --help           print this, and end\n"
+#ifdef FERRY_FAULTS
+			    "  --list-faults    print what faults can be made to happen (src/base/fault.h), and end\n"
+#endif
+	;
 
 static void *loop_main(void *user)
 {
@@ -182,6 +188,12 @@ static int run(const char *config_path, bool config_optional, bool check_only)
 {
 	cleanup_error struct error *e = NULL;
 	struct ferryd ferryd = {0};
+#ifdef FERRY_FAULTS
+	if (fault_set_from_environment(&e) < 0) {
+		log_failure(LOG_LEVEL_ERROR, "faults", e);
+		return 2;
+	}
+#endif
 	if (config_read(config_path, config_optional, &ferryd.config, &e) < 0) {
 		log_failure(LOG_LEVEL_ERROR, "configuration", e);
 		return 2;
@@ -224,6 +236,9 @@ int main(int argc, char **argv)
 						{"show-config", no_argument, NULL, 's'},
 						{"version", no_argument, NULL, 'V'},
 						{"help", no_argument, NULL, 'h'},
+#ifdef FERRY_FAULTS
+						{"list-faults", no_argument, NULL, 'f'},
+#endif
 						{0}};
 	const char *config_path = CONFIG_PATH;
 	bool config_optional = true, check_only = false;
@@ -245,6 +260,14 @@ int main(int argc, char **argv)
 		case 'h':
 			fputs(usage, stdout);
 			return 0;
+#ifdef FERRY_FAULTS
+		case 'f': {
+			cleanup_json json_t *table = fault_table();
+			cleanup_free char *text = json_text(table);
+			puts(text);
+			return 0;
+		}
+#endif
 		default:
 			fputs(usage, stderr);
 			return 2;

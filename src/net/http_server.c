@@ -305,6 +305,9 @@ static enum MHD_Result http_answer(struct http_server *server, struct MHD_Connec
 	struct http_request request = {.method = method, .connection = connection, .status = MHD_HTTP_OK};
 	request.caller = peer->tls.role == TLS_ROLE_HOST ? HTTP_CALLER_HOST : HTTP_CALLER_CLIENT;
 	snprintf(request.caller_name, sizeof(request.caller_name), "%s", peer->is_tls ? peer->tls.name : "root");
+#ifdef FERRY_FAULTS
+	request.local = !peer->is_tls;
+#endif
 
 	pthread_mutex_lock(&server->mutex);
 	bool stopping = server->stopping;

@@ -12,6 +12,7 @@
 #define FERRY_NET_HTTP_SERVER_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/fault.h"
@@ -33,6 +34,7 @@ struct http_request {
 	void *connection;	       /* for http_request_query() */
 	unsigned int status;	       /* a handler may set 201 or 202; 200 otherwise */
 #ifdef FERRY_FAULTS
+	bool local;		 /* it came by the unix socket */
 	enum fault_action fault; /* a handler may set what becomes of its answer: drop, hold, cut or corrupt */
 	int64_t fault_seed;
 #endif

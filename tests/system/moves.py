@@ -148,7 +148,7 @@ class Guest:
 
 
 class Pair:
-    """A lab of two (or more) hosts, the heartbeat client, and guests."""
+    """A lab of two (or more) hosts, the heartbeat client, and guests. With faults=True its daemon is ferryd-faults."""
 
     def __init__(self, name, config=None, hosts=2, **options):
         self.lab = Lab(f"{name}{os.getpid()}")
@@ -313,13 +313,21 @@ class Pair:
     def kill_ferryd(self, host):
         assert self.lab.stop_ferryd(host, signal.SIGKILL)
 
-    def start_ferryd(self, host, fault=None):
-        """fault: the name of a point at which it ends itself, or with "stop:" before it, stops."""
-        return self.lab.start_ferryd(host, env={"FERRY_FAULT": fault} if fault else None)
+    def start_ferryd(self, host, faults=None):
+        """faults: what is to happen, "POINT=ACTION, ..." (src/base/fault.h); the pair must have been made with faults."""
+        return self.lab.start_ferryd(host, faults=faults)
 
-    def restart_ferryd(self, host, fault=None):
+    def restart_ferryd(self, host, faults=None):
         self.lab.stop_ferryd(host)
-        return self.start_ferryd(host, fault)
+        return self.start_ferryd(host, faults)
+
+    def set_faults(self, host, faults):
+        """As at the start, for a ferryd that runs; replaces what was to happen. "" for nothing."""
+        return self.api(host, "PUT", "/v1/faults", {"faults": faults})
+
+    def faults_fired(self, host):
+        """["POINT=ACTION"] in the order in which they have happened since they were set."""
+        return [f"{fired['point']}={fired['action']}" for fired in self.api(host, "GET", "/v1/faults")["fired"]]
 
     def ferryd_ended(self, host):
         """Waits until it has ended by itself."""

@@ -13,7 +13,7 @@ from moves import Pair, Refused
 
 @pytest.fixture(scope="module")
 def pair():
-    pair = Pair("flt", config={"migration": {"silence_limit": "3", "finish_timeout": "5"},
+    pair = Pair("flt", faults=True, config={"migration": {"silence_limit": "3", "finish_timeout": "5"},
                                "data": {"native_ports": "49152-49167"}})
     yield pair
     pair.close()
@@ -61,7 +61,7 @@ SOURCE_POINTS = {
 def test_source_ferryd_killed(pair, guest, point):
     source, destination = sides(pair, guest)
     epoch = pair.vms(source)[guest.name]["epoch"]
-    pair.restart_ferryd(source, point)
+    pair.restart_ferryd(source, f"{point}=kill")
     begin_and_forget(pair, guest)
     pair.ferryd_ended(source)
     pair.start_ferryd(source)
@@ -76,7 +76,7 @@ def test_source_ferryd_killed(pair, guest, point):
 @pytest.mark.parametrize("point", ["copy-cancelled", "taken-back"])
 def test_source_ferryd_killed_on_the_way_back(pair, guest, point):
     source, destination = sides(pair, guest)
-    pair.restart_ferryd(source, point)
+    pair.restart_ferryd(source, f"{point}=kill")
     ident = pair.begin(guest, bandwidth_bytes_per_s=5_000_000)
     pair.wait(source, ident, "copying")
     with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ DESTINATION_POINTS = {"before-prepared": "source", "after-prepared": "source", "
 def test_destination_ferryd_killed(pair, guest, point):
     source, destination = sides(pair, guest)
     epoch = pair.vms(source)[guest.name]["epoch"]
-    pair.restart_ferryd(destination, point)
+    pair.restart_ferryd(destination, f"{point}=kill")
     ident = pair.begin(guest)
     pair.ferryd_ended(destination)
     if DESTINATION_POINTS[point] == "destination":
@@ -129,7 +129,7 @@ def test_destination_ferryd_killed(pair, guest, point):
 @pytest.mark.parametrize("point", ["before-refused", "after-refused"])
 def test_destination_ferryd_killed_on_the_way_back(pair, guest, point):
     source, destination = sides(pair, guest)
-    pair.restart_ferryd(destination, point)
+    pair.restart_ferryd(destination, f"{point}=kill")
     ident = pair.begin(guest, bandwidth_bytes_per_s=5_000_000)
     pair.wait(source, ident, lambda m: m["status"] == "copying" and m["iterations"])
     pair.api(source, "POST", f"/v1/migrations/{ident}/abort")
@@ -146,8 +146,8 @@ def test_destination_ferryd_killed_on_the_way_back(pair, guest, point):
 def test_both_ferryd_killed(pair, guest, point):
     """The whole control plane at once, at the worst moments."""
     source, destination = sides(pair, guest)
-    pair.restart_ferryd(source, point)
-    pair.restart_ferryd(destination, "after-taken" if point == "copy-completed" else None)
+    pair.restart_ferryd(source, f"{point}=kill")
+    pair.restart_ferryd(destination, "after-taken=kill" if point == "copy-completed" else None)
     begin_and_forget(pair, guest)
     pair.ferryd_ended(source)
     pair.kill_ferryd(destination)
@@ -162,7 +162,7 @@ def test_both_ferryd_killed(pair, guest, point):
 def test_source_qemu_dies_after_all_is_sent(pair, guest):
     """The guest is saved: what the destination has is whole."""
     source, destination = sides(pair, guest)
-    pair.restart_ferryd(source, "stop:copy-completed")
+    pair.restart_ferryd(source, "copy-completed=stop")
     ident = begin_and_forget(pair, guest)
     ferryd = pair.ferryd_stopped(source)
     pid = pair.qemus(source)[guest.name][0]
@@ -180,7 +180,7 @@ def test_source_host_dies_after_all_is_sent(pair, guest):
     """ferryd and QEMU of the source both. Nobody can tell any more whether QEMU let the guest run on before it ended, so the
     copy at the destination must not run: a guest that crashed with its host, which was its owner."""
     source, destination = sides(pair, guest)
-    pair.restart_ferryd(source, "copy-completed")
+    pair.restart_ferryd(source, "copy-completed=kill")
     begin_and_forget(pair, guest)
     pair.ferryd_ended(source)
     pid = pair.qemus(source)[guest.name][0]
@@ -196,7 +196,7 @@ def test_source_host_dies_after_all_is_sent(pair, guest):
 @pytest.mark.slow
 def test_destination_ferryd_and_qemu_die_before_it_was_taken(pair, guest):
     source, destination = sides(pair, guest)
-    pair.restart_ferryd(destination, "before-taken")
+    pair.restart_ferryd(destination, "before-taken=kill")
     ident = pair.begin(guest)
     pair.ferryd_ended(destination)
     pid = pair.qemus(destination)[guest.name][0]
@@ -213,7 +213,7 @@ def test_destination_ferryd_and_qemu_die_before_it_was_taken(pair, guest):
 def test_destination_qemu_dies_when_taken(pair, guest):
     """It may have run: the destination owns a VM that crashed, and the source must not bring it back."""
     source, destination = sides(pair, guest)
-    pair.restart_ferryd(destination, "before-running")
+    pair.restart_ferryd(destination, "before-running=kill")
     ident = pair.begin(guest)
     pair.ferryd_ended(destination)
     pid = pair.qemus(destination)[guest.name][0]

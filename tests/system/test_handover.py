@@ -16,7 +16,7 @@ PORTS = range(49152, 49160)
 
 @pytest.fixture(scope="module")
 def pair():
-    pair = Pair("hnd", config={"migration": {"silence_limit": "3", "finish_timeout": "5"},
+    pair = Pair("hnd", faults=True, config={"migration": {"silence_limit": "3", "finish_timeout": "5"},
                                "data": {"native_ports": f"{PORTS[0]}-{PORTS[-1]}"}})
     yield pair
     pair.close()
@@ -322,7 +322,7 @@ def test_certificates(pair, guest):
 
 @pytest.mark.slow
 def test_lost_journal_proves_nothing(pair, way, guest):
-    pair.restart_ferryd("host-b", "after-taken")
+    pair.restart_ferryd("host-b", "after-taken=kill")
     ident = pair.begin(guest)
     pair.ferryd_ended("host-b")
     pair.host("host-b").run(["sh", "-c", "rm /var/lib/ferry/journal.db*"])

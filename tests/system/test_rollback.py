@@ -17,7 +17,7 @@ SLOWLY = 5_000_000  # bytes a second: less than the guest dirties, so the copy g
 
 @pytest.fixture(scope="module")
 def pair():
-    pair = Pair("rbk", config={"migration": {"silence_limit": "3", "finish_timeout": "5"}})
+    pair = Pair("rbk", faults=True, config={"migration": {"silence_limit": "3", "finish_timeout": "5"}})
     yield pair
     pair.close()
 
@@ -70,7 +70,7 @@ def test_abort_while_checking(pair, guest):
 
 def test_abort_while_preparing(pair, guest):
     destination = pair.other(guest.host)
-    pair.restart_ferryd(destination, "stop:incoming-started")
+    pair.restart_ferryd(destination, "incoming-started=stop")
     ident = pair.begin(guest)
     pid = pair.ferryd_stopped(destination)
     assert pair.migration(guest.host, ident)["status"] == "preparing"
