@@ -11,8 +11,28 @@
 #include "base/file.h"
 #include "base/xalloc.h"
 
+/* Whether brackets, as far as they stand outside of strings, are nested deeper than allowed. The text may be anything. */
+static bool json_too_deep(const char *text, size_t length)
+{
+	size_t depth = 0;
+	bool in_string = false;
+	for (size_t i = 0; i < length; i++) {
+		if (in_string && text[i] == '\\')
+			i++;
+		else if (text[i] == '"')
+			in_string = !in_string;
+		else if (!in_string && (text[i] == '[' || text[i] == '{') && ++depth > JSON_DEPTH_MAX)
+			return true;
+		else if (!in_string && (text[i] == ']' || text[i] == '}') && depth > 0)
+			depth--;
+	}
+	return false;
+}
+
 int json_parse(const char *text, size_t length, json_t **ret, struct error **e)
 {
+	if (json_too_deep(text, length))
+		return error_set(e, ERROR_TOO_LARGE, "JSON is nested deeper than %d levels", JSON_DEPTH_MAX);
 	json_error_t where;
 	json_t *value = json_loadb(text, length, JSON_REJECT_DUPLICATES, &where);
 	if (!value)

@@ -13,7 +13,13 @@
 
 #include "base/error.h"
 
-/* Parse text (one object or array, nothing behind it). Duplicate keys are errors. The caller owns *ret. */
+/* How deep arrays and objects may be nested. jansson parses 2048 levels, but writes, copies and compares them by calling
+ * itself, with some 300 bytes of stack a level: that many would end a connection's thread, and ferryd with it. The
+ * deepest that Ferry reads is QEMU's list of images, one level for each file of a backing chain. */
+#define JSON_DEPTH_MAX 128
+
+/* Parse text (one object or array, nothing behind it). Duplicate keys are errors; so is what is nested deeper than
+ * JSON_DEPTH_MAX (ERROR_TOO_LARGE). The caller owns *ret. */
 int json_parse(const char *text, size_t length, json_t **ret, struct error **e) MUST_CHECK;
 int json_parse_file(const char *path, size_t limit_bytes, json_t **ret, struct error **e) MUST_CHECK;
 /* Compact text of a value; the caller frees it. */
