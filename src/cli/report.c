@@ -130,8 +130,16 @@ static void report_figures(const json_t *migration)
 	char total[UNITS_SIZE], pause[UNITS_SIZE], sent[UNITS_SIZE];
 	long long iterations = output_integer(migration, "iterations");
 	double pause_ms = output_number(migration, "downtime_ms");
-	printf("  total      %s; the guest was %s%s\n", units_format_ms(total, output_number(migration, "total_ms")),
-	       pause_ms > 0 ? "paused for " : "not paused", pause_ms > 0 ? units_format_ms(pause, pause_ms) : "");
+	/* What was paused and did not go on over there was not measured. */
+	bool stopped = false;
+	const json_t *phases = json_object_get(migration, "phases");
+	for (size_t i = 0; i < json_array_size(phases); i++)
+		stopped |= strcmp(output_string(json_array_get(phases, i), "name"), "switching") == 0;
+	printf("  total      %s%s%s\n", units_format_ms(total, output_number(migration, "total_ms")),
+	       pause_ms > 0 ? "; the guest was paused for "
+	       : stopped    ? ""
+			    : "; the guest was not paused",
+	       pause_ms > 0 ? units_format_ms(pause, pause_ms) : "");
 	printf("  sent       %s in %lld iteration%s, %s, %s\n", units_format_bytes(sent, output_number(migration, "wire_bytes")),
 	       iterations, iterations == 1 ? "" : "s", output_string(migration, "transport"),
 	       report_true(migration, "encrypted") ? "encrypted" : "not encrypted");
@@ -143,10 +151,12 @@ static char *report_resolved(const json_t *migration)
 	const json_t *resolved = json_object_get(migration, "resolved");
 	if (!json_is_object(resolved))
 		return NULL;
+	bool at_source = strcmp(output_string(migration, "role"), "destination") != 0, untold = report_true(migration, "cleanup_pending");
 	cleanup_free char *words =
-		xasprintf("by a person: %s owns it, %s was stated to be fenced%s", output_string(resolved, "owner"),
-			  output_string(resolved, "fenced"),
-			  report_true(migration, "cleanup_pending") ? " and is told as soon as it answers" : "");
+		xasprintf("by a person: %s owns it, %s was stated to be fenced%s%s%s", output_string(resolved, "owner"),
+			  output_string(resolved, "fenced"), untold ? "; " : "",
+			  untold ? output_string(migration, at_source ? "destination" : "source") : "",
+			  untold ? " is told as soon as it answers" : "");
 	return output_safe(words);
 }
 
@@ -232,7 +242,7 @@ void report_show(const struct cli *cli, const json_t *migration)
 		       output_date(date, output_integer(json_object_get(migration, "resolved"), "at_ms")),
 		       (long long)output_integer(json_object_get(migration, "resolved"), "epoch"));
 	const json_t *reason = json_object_get(migration, "reason");
-	if (json_is_object(reason)) {
+	if (json_is_object(reason) && !awaited) {
 		cleanup_free char *message = output_safe(output_string(reason, "message"));
 		printf("reason       %s (%s)\n", message, output_string(reason, "code"));
 	}

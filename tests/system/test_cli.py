@@ -610,7 +610,7 @@ def resolve_words(id, **more):
 def doubt(fake):
     """The id of a migration that waits for host-b."""
     id = fake.add_migration("web1", "host-b")
-    fake.update(id, status="copying")
+    fake.update(id, status="switching")
     fake.doubt(id)
     return id
 
@@ -642,7 +642,7 @@ def test_waiting_is_shown(fake, doubt):
     shown = ferry(fake, "migration", "show", doubt).stdout
     assert f"\nwaiting      {WAITING}\n" in shown
     assert f"ferry migration resolve {doubt} --owner host-a --fenced host-b\n" in shown
-    assert "\nhandover     offered (source)\n" in shown
+    assert "\nhandover     offered (source)\n" in shown and "\nreason" not in shown
     lines = ferry(fake, "migration", "list").stdout.splitlines()
     assert lines[1].endswith("  for host-b, 3 m 20 s")
     fake.update(doubt, waiting=None, reason=None, **COMPLETED)
@@ -691,8 +691,9 @@ def test_resolve(fake, doubt, owner, fenced, words, output):
         assert json.loads(result.stdout) == fake.migrations[doubt]
         return
     assert result.stdout.splitlines()[0] == words
-    settled = f"by a person: {owner} owns it, {fenced} was stated to be fenced and is told as soon as it answers"
+    settled = f"by a person: {owner} owns it, {fenced} was stated to be fenced; host-b is told as soon as it answers"
     assert f"  resolved   {settled}\n" in result.stdout
+    assert "not paused" not in result.stdout  # it was, and still is
     if owner == "host-a":
         assert "was settled by a person" in result.stderr and "did not succeed" not in result.stderr
     assert f"\nresolved     {settled} (" in ferry(fake, "migration", "show", doubt).stdout
@@ -797,7 +798,8 @@ def test_resolve_request_never_arrives(fake, doubt):
 def test_resolve_asks_on_a_terminal(fake, doubt, typed, status):
     process, master = on_terminal(fake, *resolve_words(doubt))
     seen = read_until(master, "Type the name of the fenced host to go on: ")
-    for words in (f"waiting {WAITING}", "From now on host-a owns web1", "cannot be taken back", "two copies of the VM run"):
+    for words in (f"waiting {WAITING}", "From now on host-a owns web1", "It is left paused", "cannot be taken back",
+                  "two copies of the VM run"):
         assert words in seen
     assert [method for method, _, _ in fake.requests] == ["GET"]
     os.write(master, typed.encode())
@@ -807,6 +809,21 @@ def test_resolve_asks_on_a_terminal(fake, doubt, typed, status):
         read_until(master, "not confirmed; nothing was done")
     assert process.wait(5) == status
     assert (fake.migrations[doubt]["resolved"] is not None) == (status == 0)
+    os.close(master)
+
+
+@pytest.mark.parametrize("role, owner, fenced, words", [
+    ("source", "host-b", "host-a", "the copy on host-a is ended"),
+    ("destination", "host-b", "host-a", "its copy there is let run"),
+    ("destination", "host-a", "host-b", "the copy on host-b is ended"),
+])
+def test_resolve_says_what_will_happen(fake, doubt, role, owner, fenced, words):
+    fake.update(doubt, role=role)
+    process, master = on_terminal(fake, *resolve_words(doubt, owner=owner, fenced=fenced))
+    seen = read_until(master, "Type the name")
+    assert words in seen and f"You state that {fenced} is fenced" in seen
+    os.write(master, b"no\n")
+    assert process.wait(5) == 5
     os.close(master)
 
 
