@@ -13,12 +13,12 @@
 
 #include <stdint.h>
 
-#define BEAT_MAGIC UINT64_C(0x3154414542525246) /* "FRRBEAT1" */
+#define BEAT_MAGIC UINT64_C(0x3254414542525246) /* "FRRBEAT2" */
 #define BEAT_PORT 4799
 #define BEAT_INTERVAL_US 1000
 
 enum beat_flags {
-    BEAT_READY = 1, /* all regions of memory are filled and the rewriting has begun */
+    BEAT_READY = 1, /* all regions of memory, and the disk, are filled and the rewriting has begun */
 };
 
 struct beat {
@@ -35,6 +35,11 @@ struct beat {
     uint64_t dirty_bytes; /* written since the start */
     uint64_t late_beats; /* beats skipped because the guest did not get to run in time */
     uint64_t flags; /* enum beat_flags */
+    /* Of the disk load (disk.h); 0 without one. */
+    uint64_t disk_wrong; /* blocks that were not as written */
+    uint64_t disk_foreign; /* blocks, or ticks, that somebody else had written: a second copy of the guest */
+    uint64_t disk_passes;
+    uint64_t disk_ticks;
 };
 
 #endif

@@ -322,6 +322,10 @@ static void print_counts(FILE *out, const struct counts *c, uint64_t last_ns)
             s > 0 ? (double)(c->last.dirty_bytes - c->first.dirty_bytes) / s : 0, c->last.passes - c->first.passes,
             c->last.pages_checked - c->first.pages_checked, c->last.pages_wrong - c->first.pages_wrong,
             c->last.clock_back - c->first.clock_back, c->last.late_beats - c->first.late_beats);
+    fprintf(out,
+            ",\"disk_wrong\":%" PRIu64 ",\"disk_foreign\":%" PRIu64 ",\"disk_passes\":%" PRIu64 ",\"disk_ticks\":%" PRIu64,
+            c->last.disk_wrong - c->first.disk_wrong, c->last.disk_foreign - c->first.disk_foreign,
+            c->last.disk_passes - c->first.disk_passes, c->last.disk_ticks - c->first.disk_ticks);
     fprintf(out, ",\"gap_count\":%" PRIu64 ",\"gaps\":[", c->gap_count);
     for (size_t i = 0; i < listed; i++)
         fprintf(out, "%s{\"ms\":%.3f,\"start_ns\":%" PRIu64 ",\"end_ns\":%" PRIu64 "}", i ? "," : "",
@@ -344,10 +348,12 @@ static void report(FILE *out)
         inet_ntop(AF_INET, &guest->address, address, sizeof(address));
         fprintf(out,
                 "%s{\"address\":\"%s\",\"boot_id\":\"%016" PRIx64 "\",\"last_seq\":%" PRIu64 ",\"last_ns\":%" PRIu64
-                ",\"silent_ms\":%.3f,\"ready\":%s,\"pages_wrong\":%" PRIu64 ",\"clock_back\":%" PRIu64 ",\"total\":",
+                ",\"silent_ms\":%.3f,\"ready\":%s,\"pages_wrong\":%" PRIu64 ",\"clock_back\":%" PRIu64 ",",
                 i ? "," : "", address, guest->boot_id, guest->highest_seq, guest->last_ns,
                 now > guest->last_ns ? ms(now - guest->last_ns) : 0.0, last->flags & BEAT_READY ? "true" : "false",
                 last->pages_wrong, last->clock_back);
+        fprintf(out, "\"disk_wrong\":%" PRIu64 ",\"disk_foreign\":%" PRIu64 ",\"total\":", last->disk_wrong,
+                last->disk_foreign);
         print_counts(out, &guest->total, guest->last_ns);
         fprintf(out, ",\"since_mark\":");
         print_counts(out, &guest->marked, guest->last_ns);

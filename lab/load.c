@@ -10,6 +10,7 @@
  *   - It fills other regions once, with random bytes or with text, and keeps checking them slowly.
  *   - It sends a heartbeat each millisecond (beat.h), at absolute deadlines. Late beats are skipped, not sent after.
  *   - It watches that neither CLOCK_MONOTONIC nor CLOCK_REALTIME goes back.
+ *   - On demand it writes a disk, and watches that nobody else does (disk.h).
  *
  * Threads: the main thread beats, at real-time priority where it may; one thread writes and checks; one, on demand,
  * spins at the lowest priority, to count what the guest could have done. They share counters only, all atomic.
@@ -24,6 +25,7 @@
 #endif
 
 #include "beat.h"
+#include "disk.h"
 #include "pages.h"
 
 #include <arpa/inet.h>
@@ -92,12 +94,15 @@ struct options {
     uint64_t seconds; /* 0: for ever */
     bool bench;
     const char *warm; /* directory, or NULL */
+    char disk[64]; /* device; empty: none */
+    uint64_t disk_bytes_per_s;
 };
 
 static struct {
     _Atomic uint64_t work, spun, passes, checked, wrong, clock_back, dirty_bytes, flags;
 } stats;
 
+static struct disk_counts disk_counts;
 static uint64_t seed;
 static volatile sig_atomic_t ending;
 
@@ -396,13 +401,17 @@ static void beat_run(const struct options *options, int fd, uint64_t boot_id)
         clock_watch(CLOCK_REALTIME, &last_real, &beat.realtime_ns);
         if (options->seconds != 0 && beat.monotonic_ns >= start + options->seconds * NS_PER_S)
             break;
-        beat.flags = value(&stats.flags);
+        beat.flags = options->disk[0] && !value(&disk_counts.ready) ? 0 : value(&stats.flags);
         beat.passes = value(&stats.passes);
         beat.pages_checked = value(&stats.checked);
         beat.pages_wrong = value(&stats.wrong);
         beat.clock_back = value(&stats.clock_back);
         beat.dirty_bytes = value(&stats.dirty_bytes);
         beat.work = value(&stats.work) + value(&stats.spun);
+        beat.disk_wrong = value(&disk_counts.wrong);
+        beat.disk_foreign = value(&disk_counts.foreign);
+        beat.disk_passes = value(&disk_counts.passes);
+        beat.disk_ticks = value(&disk_counts.ticks);
         if (fd >= 0 && beat_send(fd, &beat)) {
             /* A second copy of the guest, as the client would see it. */
             if (options->breakage == BREAK_BEAT && beat.seq % 100 == 99) {
@@ -470,6 +479,24 @@ static int parse_fill(const char *text, struct options *options)
     return 0;
 }
 
+/* DEVICE:MBPS */
+static int parse_disk(const char *text, struct options *options)
+{
+    const char *colon = strrchr(text, ':');
+    char *end;
+    double rate;
+
+    if (!colon || colon == text || (size_t)(colon - text) >= sizeof(options->disk))
+        return -1;
+    rate = strtod(colon + 1, &end);
+    if (end == colon + 1 || *end != '\0' || !(rate >= 0) || rate > 1e6)
+        return -1;
+    memcpy(options->disk, text, (size_t)(colon - text));
+    options->disk[colon - text] = '\0';
+    options->disk_bytes_per_s = (uint64_t)(rate * 1e6);
+    return 0;
+}
+
 static int parse_client(const char *text, struct options *options)
 {
     const char *colon = strchr(text, ':');
@@ -523,6 +550,8 @@ static int parse_option(const char *name, const char *text, struct options *opti
         return parse_load(text, options);
     if (strcmp(name, "fill") == 0)
         return parse_fill(text, options);
+    if (strcmp(name, "disk-load") == 0)
+        return parse_disk(text, options);
     if (strcmp(name, "client") == 0)
         return parse_client(text, options);
     if (strcmp(name, "break") == 0)
@@ -574,6 +603,7 @@ static int parse_arguments(int argc, char **argv, struct options *options)
         {"client", required_argument, NULL, 'o'},  {"break", required_argument, NULL, 'o'},
         {"seed", required_argument, NULL, 'o'},    {"seconds", required_argument, NULL, 'o'},
         {"beat-us", required_argument, NULL, 'o'}, {"spin", required_argument, NULL, 'o'},
+        {"disk-load", required_argument, NULL, 'o'},
         {"cmdline", no_argument, NULL, 'c'},       {"bench", no_argument, NULL, 'b'},
         {"warm", required_argument, NULL, 'w'},    {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -601,9 +631,11 @@ static int parse_arguments(int argc, char **argv, struct options *options)
         case 'h':
             printf("usage: load [--cmdline] [--load MIB[:MBPS|:max]] [--fill random|text[:MIB]] [--client ADDRESS[:PORT]]\n"
                    "            [--seed HEX] [--beat-us N] [--spin 0|1] [--seconds N] [--bench]\n"
+                   "            [--disk-load DEVICE:MBPS]\n"
                    "            [--warm DIRECTORY] [--break flip|stale|swap|zero|beat[:PASS]]\n"
                    "Rewrites MIB MiB of memory at MBPS million bytes a second and checks each page before it does;\n"
-                   "sends a heartbeat each millisecond to ADDRESS. Exits 1 if a page was wrong or a clock went back.\n");
+                   "does the same with a disk; sends a heartbeat each millisecond to ADDRESS. Exits 1 if a page or block was\n"
+                   "wrong, somebody else wrote the disk, or a clock went back.\n");
             exit(0);
         default:
             return -1;
@@ -747,6 +779,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "load: cannot start a thread\n");
         return 2;
     }
+    if (options.disk[0]) {
+        struct disk_options disk = {.device = options.disk, .bytes_per_s = options.disk_bytes_per_s,
+                                    .boot_id = boot_id, .seed = seed, .ending = &ending};
+
+        if (disk_start(&disk, &disk_counts) < 0)
+            return 2;
+    }
     /* After the threads, which must not inherit it. Without the right to it, the beat is only less regular. */
     pthread_setschedparam(pthread_self(), SCHED_FIFO, &real_time);
 
@@ -756,9 +795,14 @@ int main(int argc, char **argv)
     pthread_join(writer_thread, NULL);
     if (options.spin)
         pthread_join(spinner_thread, NULL);
+    if (options.disk[0])
+        disk_join();
     printf("load: end, passes=%" PRIu64 " checked=%" PRIu64 " wrong=%" PRIu64 " clock_back=%" PRIu64
-           " dirty_bytes=%" PRIu64 "\n",
+           " dirty_bytes=%" PRIu64 " disk_wrong=%" PRIu64 " disk_foreign=%" PRIu64 " disk_passes=%" PRIu64
+           " disk_ticks=%" PRIu64 "\n",
            value(&stats.passes), value(&stats.checked), value(&stats.wrong), value(&stats.clock_back),
-           value(&stats.dirty_bytes));
-    return value(&stats.wrong) != 0 || value(&stats.clock_back) != 0;
+           value(&stats.dirty_bytes), value(&disk_counts.wrong), value(&disk_counts.foreign),
+           value(&disk_counts.passes), value(&disk_counts.ticks));
+    return value(&stats.wrong) != 0 || value(&stats.clock_back) != 0 || value(&disk_counts.wrong) != 0 ||
+           value(&disk_counts.foreign) != 0;
 }

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from . import qemu
+from . import disk, qemu
 from .errors import LabError
 from .lab import Lab
 
@@ -95,6 +95,7 @@ def parser():
     sub.add_argument("--output", choices=("text", "json"), default="text")
 
     verbs.add_parser("guest", add_help=False, help="build a guest and print the path of its definition")
+    verbs.add_parser("disk", add_help=False, help="say whether two guests wrote the image of a disk load at once")
     verbs.add_parser("qemu", add_help=False, help="fetch the QEMU that guests run on")
     return top
 
@@ -103,6 +104,8 @@ def main(argv):
     try:
         if argv[:1] == ["guest"]:
             return command_guest(argv[1:])
+        if argv[:1] == ["disk"]:
+            return disk.main(argv[1:])
         if argv[:1] == ["qemu"]:
             return qemu.main(argv[1:])
         arguments = parser().parse_args(argv)

@@ -358,11 +358,32 @@ def parse_fill(text):
     return match.group(1), int(match.group(2)) if match.group(2) else None
 
 
-def _make_disk(kind, base, target):
+def parse_disk_load(text):
+    """MIB:MBPS; MBPS may be left out (0: written once, then ticks only)."""
+    match = re.fullmatch(r"(\d+)(?::(\d+(?:\.\d+)?))?", text)
+    if not match or not 1 <= int(match.group(1)) <= 1 << 20:
+        raise GuestError(f"disk load {text!r} is not MIB:MBPS")
+    return int(match.group(1)), match.group(2) or "0"
+
+
+def _disk_load_arguments(path):
+    """QEMU's arguments for the disk of a disk load. Not as a disk of the definition: those are locked, and the locks would
+    keep the second writer out that this disk is there to find."""
+    cache = {"direct": True, "no-flush": False}
+    file = {"driver": "file", "node-name": "load-file", "filename": path, "locking": "off", "aio": "threads", "cache": cache}
+    raw = {"driver": "raw", "node-name": "load", "file": "load-file", "cache": cache}
+    return ["-blockdev", json.dumps(file), "-blockdev", json.dumps(raw),
+            "-device", "virtio-blk-pci,id=load-device,drive=load,bus=pci.0,addr=0x1e"]
+
+
+def _make_disk(kind, base, target, mib=TINY_DISK_MIB):
     """A disk that QEMU's user owns. Complete when it has its name."""
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        if kind == "debian":
+        if kind == "load":
+            with open(partial, "wb") as file:
+                file.truncate(mib << 20)
+        elif kind == "debian":
             _run(["cp", "--reflink=auto", "--sparse=always", base, partial])
         else:
             with open(partial, "wb") as file:
@@ -378,11 +399,13 @@ def _make_disk(kind, base, target):
 
 
 def define(kind="tiny", name=None, memory=None, load=None, fill=None, ip=None, vcpus=1, disk=False, warm=None,
-           options=None, lab=None, shared=None, view=SHARED_IN_GUEST_HOSTS):
+           options=None, lab=None, shared=None, view=SHARED_IN_GUEST_HOSTS, disk_load=None):
     """Builds what is missing, writes NAME.json (and NAME.img) and returns the path of NAME.json as the hosts see it.
 
     load    "MIB:MBPS" or None        fill    "random", "text", either with ":MIB", or None
     disk    tiny only: an empty file system on vda, mounted on /mnt (a debian guest always has its disk)
+    disk_load "MIB:MBPS": a disk of its own, NAME.load, written and watched for a second writer (lab/disk.h, disk.py); it
+            is not locked, so that QEMU does not keep a second one from it
     warm    debian only: read all files into the page cache before the first heartbeat; default yes
     options more words for the load program, {"spin": 1, "break": "flip:3", ...}
     shared  the directory to write into, default that of the lab; view: where the hosts see it
@@ -394,6 +417,7 @@ def define(kind="tiny", name=None, memory=None, load=None, fill=None, ip=None, v
         raise GuestError(f"{shared} does not exist: is the lab up?")
     memory = memory or DEFAULT_MEMORY_MIB[kind]
     load_mib, rate = parse_load(load) if load else (0, "0")
+    disk_load_mib, disk_load_rate = parse_disk_load(disk_load) if disk_load else (0, "0")
     fill_kind, fill_mib = parse_fill(fill) if fill else (None, 0)
     if fill_kind and fill_mib is None:
         # What is left, less what the kernel and the programs need.
@@ -441,6 +465,11 @@ def define(kind="tiny", name=None, memory=None, load=None, fill=None, ip=None, v
             _make_disk(kind, base, shared / f"{name}.img")
         if kind == "debian" and warm is not False:
             words.append("ferry.warm=1")
+        extra_args = []
+        if disk_load:
+            words.append(f"ferry.disk-load=/dev/vd{'ab'[len(disks)]}:{disk_load_rate}")
+            _make_disk("load", None, shared / f"{name}.load", disk_load_mib)
+            extra_args = _disk_load_arguments(f"{view}/{name}.load")
         words += [f"ferry.{key}={value}" for key, value in (options or {}).items()]
         definition = {
             "name": name, "uuid": str(uuid.uuid4()), "owner": "lab", "machine": "pc",
@@ -449,6 +478,8 @@ def define(kind="tiny", name=None, memory=None, load=None, fill=None, ip=None, v
             "kernel": f"{view}/boot/{vmlinuz.name}", "initrd": f"{view}/boot/{initrd.name}",
             "cmdline": " ".join(words),
         }
+        if extra_args:
+            definition["extra_args"] = extra_args
         partial = shared / f".{name}.json"
         partial.write_text(json.dumps(definition, indent=1) + "\n")
         os.rename(partial, shared / f"{name}.json")
@@ -493,6 +524,8 @@ def main(argv):
     parser.add_argument("--ip", metavar="ADDRESS", help=f"in {GUEST_NETWORK}; default: the first that is free")
     parser.add_argument("--vcpus", type=int, default=1)
     parser.add_argument("--disk", action="store_true", help="tiny: add an empty disk, mounted on /mnt")
+    parser.add_argument("--disk-load", metavar="MIB:MBPS",
+                        help="add a disk that is written, and watched for a second writer, at MBPS million bytes a second")
     parser.add_argument("--no-warm", action="store_true", help="debian: do not read all files into the page cache")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
                         help="more for the load program: spin=1, beat-us=N, break=flip|stale|swap|zero|beat[:PASS]")
@@ -509,7 +542,8 @@ def main(argv):
     try:
         print(define(arguments.kind, name=arguments.name, memory=arguments.memory, load=arguments.load,
                      fill=arguments.fill, ip=arguments.ip, vcpus=arguments.vcpus, disk=arguments.disk,
-                     warm=not arguments.no_warm, options=options, lab=arguments.lab, **view))
+                     warm=not arguments.no_warm, options=options, lab=arguments.lab, disk_load=arguments.disk_load,
+                     **view))
     except (GuestError, OSError, ValueError) as error:
         print(f"guest: {error}", file=sys.stderr)
         return 1

@@ -25,8 +25,8 @@ from ferrylab import guest  # noqa: E402
 
 PAGE = 4096
 MAGIC = b"FRRYPAG1"
-BEAT = struct.Struct("=13Q")
-BEAT_MAGIC = 0x3154414542525246
+BEAT = struct.Struct("=17Q")
+BEAT_MAGIC = 0x3254414542525246
 
 
 def program(name):
@@ -71,7 +71,7 @@ class Client:
 
     def beat(self, seq, boot_id=7, wrong=0, mono=None, ready=True, work=0):
         self.sender.send(BEAT.pack(BEAT_MAGIC, boot_id, seq, seq if mono is None else mono, 0, work, 0, 0, wrong, 0, 0,
-                                   0, int(ready)))
+                                   0, int(ready), 0, 0, 0, 0))
 
     def beats(self, *numbers, **fields):
         for seq in numbers:
@@ -315,8 +315,8 @@ def test_client_waits_for_ready_beats_of_one_address(client):
 
 def test_client_ignores_what_is_no_beat(client):
     client.sender.send(b"hello")
-    client.sender.send(BEAT.pack(1, *range(12)))
-    client.sender.send(BEAT.pack(BEAT_MAGIC, *range(12)) + b"more")
+    client.sender.send(BEAT.pack(1, *range(16)))
+    client.sender.send(BEAT.pack(BEAT_MAGIC, *range(16)) + b"more")
     client.beat(0)
     report = client.ask("report")
     assert report["strangers"] == 3 and len(report["guests"]) == 1
