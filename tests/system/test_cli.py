@@ -708,6 +708,14 @@ def test_resolve_follows_to_the_end(fake, doubt):
     assert status == 0 and json.loads(out)["status"] == "rolled-back"
 
 
+@pytest.mark.slow
+def test_resolve_does_not_wait_for_ever(fake, doubt):
+    """A daemon that has accepted it and cannot act on it, since its journal cannot be written, say."""
+    fake.resolve_ends = False
+    result = ferry(fake, *resolve_words(doubt), timeout=60)
+    assert result.returncode == 4 and "is not settled" in result.stderr
+
+
 def test_resolve_interrupted(fake, doubt):
     fake.resolve_ends = False
     process = start(fake, *resolve_words(doubt))
