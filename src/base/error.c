@@ -20,12 +20,22 @@ static const struct {
 #undef ERROR_CODE
 };
 
+void error_cut_text(char *text, size_t max_bytes)
+{
+	if (strnlen(text, max_bytes + 1) <= max_bytes)
+		return;
+	while (max_bytes > 0 && ((unsigned char)text[max_bytes] & 0xc0) == 0x80)
+		max_bytes--;
+	text[max_bytes] = '\0';
+}
+
 static int error_store(struct error **e, enum error_code code, int errnum, char *message)
 {
 	if (!e) {
 		free(message);
 		return -1;
 	}
+	error_cut_text(message, ERROR_MESSAGE_MAX_BYTES);
 	error_free(*e);
 	*e = xcalloc(1, sizeof(**e));
 	(*e)->code = code;
@@ -63,6 +73,7 @@ int error_wrap(struct error **e, const char *format, ...)
 	char *message = xasprintf("%s: %s", context, (*e)->message);
 	free((*e)->message);
 	(*e)->message = message;
+	error_cut_text(message, ERROR_MESSAGE_MAX_BYTES);
 	return -1;
 }
 

@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "migration/destination.h"
+#include "migration/resolve.h"
 #include "migration/source.h"
 
 #define HOST_PROBE_TIMEOUT_MS 5000
@@ -181,7 +182,14 @@ static int verb_stop(struct inventory *inventory, struct vm *vm, struct error **
 MACHINE_VERB(verb_shutdown, power_down)
 MACHINE_VERB(verb_reboot, reset)
 MACHINE_VERB(verb_pause, pause)
-MACHINE_VERB(verb_resume, resume)
+
+/* A copy that another host owns may stand here paused; it can be stopped, and nothing else. */
+static int verb_resume(struct inventory *inventory, struct vm *vm, struct error **e)
+{
+	if (need_machine(vm, e) < 0 || vm_check_owned(inventory, vm, e) < 0)
+		return -1;
+	return inventory_driver(inventory)->resume(vm->machine, e);
+}
 
 static int stop_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
@@ -286,6 +294,26 @@ static int abort_migration(void *user, struct http_request *request, json_t **re
 	return r;
 }
 
+static int resolve_migration_request(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	static const char *const keys[] = {"owner", "fenced", NULL};
+	const struct api *api = user;
+	const json_t *body = body_or_empty(request);
+	const char *owner, *fenced = NULL;
+	struct migration *migration = NULL;
+	if (json_check_keys(body, keys, e) < 0 || json_get_string(body, "owner", &owner, e) < 0 ||
+	    json_get_string_opt(body, "fenced", &fenced, e) < 0 ||
+	    migration_find(api->host->migrations, request->parameters[0], &migration, e) < 0)
+		return -1;
+	log_context_set(migration->id, migration->vm_name);
+	int r = resolve_migration(api->host, migration, owner, fenced, e);
+	log_context_set(NULL, NULL);
+	if (r == 0)
+		*ret = migration_view(migration);
+	migration_unref(migration);
+	return r;
+}
+
 /* ---- messages between hosts ---- */
 
 static int peer_hello(void *user, struct http_request *request, json_t **ret, struct error **e)
@@ -361,6 +389,12 @@ static int peer_outcome(void *user, struct http_request *request, json_t **ret, 
 	return with_caller(user, request, PEER_OUTCOME, NULL, ret, e);
 }
 
+static int peer_owner(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	return destination_owner(api->host, request->parameters[0], ret, e);
+}
+
 #ifdef FERRY_FAULTS
 /* ---- faults on purpose, for root on the spot ---- */
 
@@ -410,12 +444,14 @@ const struct http_route api_routes[] = {
 	{"GET", "/v1/migrations", HTTP_CALLER_CLIENT, list_migrations},
 	{"GET", "/v1/migrations/{id}", HTTP_CALLER_CLIENT, show_migration},
 	{"POST", "/v1/migrations/{id}/abort", HTTP_CALLER_CLIENT, abort_migration},
+	{"POST", "/v1/migrations/{id}/resolve", HTTP_CALLER_CLIENT, resolve_migration_request},
 	{"GET", "/v1/peer/hello", HTTP_CALLER_HOST, peer_hello},
 	{"POST", "/v1/peer/check", HTTP_CALLER_HOST, peer_check},
 	{"POST", "/v1/peer/prepare", HTTP_CALLER_HOST, peer_prepare},
 	{"POST", "/v1/peer/finish", HTTP_CALLER_HOST, peer_finish},
 	{"POST", "/v1/peer/refuse", HTTP_CALLER_HOST, peer_refuse},
 	{"GET", "/v1/peer/outcome/{id}", HTTP_CALLER_HOST, peer_outcome},
+	{"GET", "/v1/peer/owner/{uuid}", HTTP_CALLER_HOST, peer_owner},
 #ifdef FERRY_FAULTS
 	{"GET", "/v1/faults", HTTP_CALLER_CLIENT, get_faults},
 	{"PUT", "/v1/faults", HTTP_CALLER_CLIENT, put_faults},

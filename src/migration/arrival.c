@@ -14,7 +14,9 @@
 #include "base/xalloc.h"
 
 #define ASK_SOURCE_TIMEOUT_MS 5000
+#define ASK_SOURCE_PERIOD_MAX_US 2000000 /* while it stays silent */
 #define WATCH_PERIOD_US 500000
+#define REFUSE_AGAIN_MS 1000 /* when the journal could not be written */
 #define LOAD_TIMEOUT_US 20000000 /* one try; the source asks again */
 
 void arrival_free(struct destination_arrival *arrival)
@@ -25,6 +27,8 @@ void arrival_free(struct destination_arrival *arrival)
 	loop_source_remove(arrival->timer);
 	offer_done(&arrival->offer);
 	definition_free(arrival->old_definition);
+	free(arrival->old_owner);
+	json_decref(arrival->checked);
 	free(arrival);
 }
 
@@ -73,11 +77,12 @@ int arrival_refuse(struct migration_host *host, struct migration *migration, enu
 		if (vm_end(host->inventory, vm, e) < 0)
 			return error_wrap(e, "ending the incoming QEMU");
 	}
-	/* The source owned it before the epoch that did not come. */
+	/* Prepare has changed nothing of what was known about the owner, and an offer that came to nothing teaches nothing: its
+	 * epoch is one host's word, and one that is much too high would keep the VM away from here. */
 	struct journal_ownership back = {
 		.vm = vm,
-		.owner = migration->source,
-		.epoch = migration->epoch - 1,
+		.owner = vm ? vm->owner : "",
+		.epoch = vm ? vm->epoch : 0,
 		.definition = arrival ? arrival->old_definition : NULL,
 	};
 	if (journal_step(host->journal, migration, HANDOVER_REFUSED, vm ? &back : NULL, e) < 0)
@@ -101,72 +106,216 @@ int arrival_refuse(struct migration_host *host, struct migration *migration, enu
 	return 0;
 }
 
+/* A person has given the VM to this host. Whether the guest ran on at the source after it had been copied, and changed its
+ * disks, nobody here can know: it stays paused, and that person says what is to become of it. */
+int arrival_take_settled(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	migration->guest_paused = true;
+	if (arrival_take(host, migration, e) < 0)
+		return -1;
+	if (migration->handover != HANDOVER_RUNNING)
+		return 0;
+	migration_set_reason(migration, ERROR_MIGRATION_RESOLVED, "a person has settled that this host owns the VM; it is paused");
+	if (migration->vm)
+		arrival_settle(host, migration);
+	return 0;
+}
+
+/* As that, after it was refused here and the answer got lost: the refusal stands, and the VM, which the source has given
+ * up, is this host's; without a machine. */
+int arrival_inherit(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	struct vm *vm = NULL;
+	cleanup_error struct error *unknown = NULL;
+	if (inventory_lock(host->inventory, migration->vm_uuid, "given to this host", &vm, &unknown) < 0)
+		return unknown->code == ERROR_VM_NOT_FOUND ? 0 : error_move(e, take_ptr(unknown));
+	int r = 0;
+	if (vm->epoch < migration->epoch && strcmp(vm->owner, migration->source) == 0) {
+		r = vm_write(host->inventory, vm, host->name, migration->epoch, vm->definition, e);
+		if (r == 0)
+			migration_set_owner(migration, host->name);
+	}
+	inventory_unlock(host->inventory, vm);
+	return r;
+}
+
+/* A person has given the VM to the source, and stated that this host was fenced: what is here is not the VM any more. */
+int arrival_cede(struct migration_host *host, struct migration *migration, uint64_t epoch, struct error **e)
+{
+	bool settled = migration->vm == NULL; /* then the VM has gone on to live here, and its job must be taken */
+	if (migration->settling && !settled)
+		return error_set(e, ERROR_TIMEOUT, "the VM is being tidied up after");
+	if (settled && inventory_lock(host->inventory, migration->vm_uuid, "given to another host", &migration->vm, e) < 0)
+		return -1;
+	struct vm *vm = migration->vm;
+	struct machine_state state = {.run = MACHINE_GONE};
+	int r = 0;
+	if (vm->epoch != migration->epoch || strcmp(vm->owner, host->name) != 0)
+		r = error_set(e, ERROR_PEER_STALE, "VM '%s' has moved on since, to %s, at epoch %llu", vm->name, vm->owner,
+			      (unsigned long long)vm->epoch);
+	if (vm->machine)
+		inventory_driver(host->inventory)->state(vm->machine, &state);
+	if (r == 0 && state.run == MACHINE_RUNNING) {
+		/* It may be the only copy that ran: a person decides what becomes of it, `vm stop` ends it. */
+		log_error("pausing a copy that was said to be fenced: %s owns the VM", migration->source);
+		r = inventory_driver(host->inventory)->pause(vm->machine, e);
+	} else if (r == 0 && state.run == MACHINE_INCOMING) {
+		arrival_unwatch(host, migration);
+		r = vm_end(host->inventory, vm, e);
+	}
+	struct journal_ownership theirs = {
+		.vm = vm, .owner = migration->source, .epoch = epoch, .definition = vm->definition};
+	if (r == 0)
+		r = journal_step(host->journal, migration, HANDOVER_REFUSED, &theirs, e);
+	if (r == 0) {
+		vm->arriving = false;
+		arrival_free(take_ptr(migration->arrival));
+	}
+	if (r == 0 || settled) {
+		migration->vm = NULL;
+		inventory_unlock(host->inventory, vm);
+	}
+	if (r < 0)
+		return -1;
+	migration_set_owner(migration, migration->source);
+	migration_set_reason(migration, ERROR_MIGRATION_RESOLVED, "a person has settled that the source owns the VM");
+	arrival_end(host, migration, MIGRATION_ROLLED_BACK);
+	return 0;
+}
+
 /* ---- the watch over a prepared machine ---- */
 
-/* Whether the source still works on this migration: asked when nothing was heard for a while. */
-static bool source_still_there(struct migration_host *host, struct migration *migration, const char **ret_why)
+/* What the source says of this migration when nothing was heard of it for a while. */
+enum source_word {
+	SOURCE_WORKS,	  /* it will go on with it */
+	SOURCE_GAVE_UP,	  /* it has the VM */
+	SOURCE_GAVE_AWAY, /* a person has given the VM to us */
+	SOURCE_SILENT,	  /* no answer, or one that proves nothing */
+};
+
+/* It does not know the migration. That means something only if its journal is the one that it began it with. */
+static enum source_word source_knows_nothing(struct http_client *client, const struct migration *migration, struct error **e)
 {
-	cleanup_error struct error *e = NULL;
+	cleanup_json json_t *answer = NULL;
+	const char *journal = NULL;
+	if (http_client_request(client, "GET", "/v1/peer/hello", NULL, ASK_SOURCE_TIMEOUT_MS, &answer, e) < 0 ||
+	    json_get_string(answer, "journal", &journal, e) < 0)
+		return SOURCE_SILENT;
+	if (strcmp(journal, migration->peer_journal_id) == 0)
+		return SOURCE_GAVE_UP;
+	error_set(e, ERROR_MIGRATION_IN_DOUBT, "%s has lost the journal that it began the migration with", migration->source);
+	return SOURCE_SILENT;
+}
+
+static enum source_word ask_source(struct migration_host *host, struct migration *migration, struct error **e)
+{
 	cleanup_json json_t *answer = NULL;
 	struct http_client *client = NULL;
-	*ret_why = "the source does not answer";
-	if (peers_take(host->peers, migration->source, &client, &e) < 0)
-		return false;
+	if (peers_take(host->peers, migration->source, &client, e) < 0)
+		return SOURCE_SILENT;
+	struct error *problem = NULL;
+	enum source_word word = SOURCE_SILENT;
+	const char *state = NULL;
 	const struct peer_question question = {PEER_OUTCOME, migration->source, migration->id, NULL, ASK_SOURCE_TIMEOUT_MS};
-	bool answered;
-	int r = peers_ask(client, &question, &answer, &answered, &e);
-	peers_give_back(host->peers, migration->source, client, !answered);
-	if (!answered)
-		return false;
-	*ret_why = "the source has given the migration up";
-	return r == 0 && !json_is_true(json_object_get(answer, "ended"));
+	if (peers_ask(client, &question, &answer, NULL, &problem) == 0 &&
+	    json_get_string(answer, "state", &state, &problem) == 0)
+		word = strcmp(state, handover_state_name(HANDOVER_RELEASED)) == 0 ? SOURCE_GAVE_AWAY
+		       : json_is_true(json_object_get(answer, "ended"))		  ? SOURCE_GAVE_UP
+										  : SOURCE_WORKS;
+	else if (problem->code == ERROR_MIGRATION_NOT_FOUND) {
+		error_free(take_ptr(problem));
+		word = source_knows_nothing(client, migration, &problem);
+	}
+	bool broken = problem && !http_client_answered(client);
+	peers_give_back(host->peers, migration->source, client, broken);
+	if (problem)
+		error_move(e, problem);
+	return word;
 }
 
 struct watch {
 	struct migration_host *host;
 	struct migration *migration;
+	enum error_code refusal_code; /* what is to be refused with, when that has failed */
+	char *refusal;
 };
 
+/* Refuse, `work` held. The machine may be gone after this although the refusal could not be recorded (a full disk): then the
+ * watcher tries again, see watch_main(). */
+static void watch_refuse(struct watch *watch, enum error_code code, const char *why)
+{
+	cleanup_error struct error *e = NULL;
+	if (arrival_refuse(watch->host, watch->migration, code, why, &e) == 0)
+		return;
+	log_failure(LOG_LEVEL_ERROR, "refusing", e);
+	watch->refusal_code = code;
+	free(watch->refusal);
+	watch->refusal = xstrdup(why);
+}
+
 /* One look, `work` held. Returns false when there is nothing to watch any more. */
-static bool watch_look(const struct watch *watch, const struct machine_state *state)
+static bool watch_look(struct watch *watch, const struct machine_state *state)
 {
 	struct migration *migration = watch->migration;
-	cleanup_error struct error *e = NULL;
 	if (migration->handover != HANDOVER_PREPARED)
 		return false;
 	if (state->run != MACHINE_GONE)
 		return true;
 	cleanup_free char *words = inventory_driver(watch->host->inventory)->last_words(migration->vm->machine);
 	cleanup_free char *why = xasprintf("the destination's QEMU ended: %s", words);
-	if (arrival_refuse(watch->host, migration, ERROR_QEMU_GONE, why, &e) < 0)
-		log_failure(LOG_LEVEL_ERROR, "refusing", e);
+	watch_refuse(watch, ERROR_QEMU_GONE, why);
 	return false;
 }
 
-/* Nothing was heard for too long: ask, without holding `work`; refuse when the answer (or the silence) says so. */
-static bool watch_silence(const struct watch *watch)
+/* `work` is held and it is still only prepared. Returns whether there still is something to watch. */
+static bool watch_decide(struct watch *watch, enum source_word word, bool loaded, const struct error *silence)
 {
 	struct migration_host *host = watch->host;
 	struct migration *migration = watch->migration;
-	const char *why;
-	if (source_still_there(host, migration, &why)) {
-		if (pthread_mutex_trylock(&migration->work) == 0) {
-			if (migration->arrival)
-				migration->arrival->heard_us = clock_monotonic_us();
-			pthread_mutex_unlock(&migration->work);
+	cleanup_error struct error *e = NULL;
+	int r = 0;
+	if (word == SOURCE_WORKS || (word == SOURCE_GAVE_AWAY && !loaded)) {
+		migration->arrival->heard_us = clock_monotonic_us();
+		if (migration_in_doubt(migration)) {
+			migration_clear_doubt(migration);
+			migration_set_status(migration, MIGRATION_COPYING);
 		}
 		return true;
 	}
+	if (word == SOURCE_SILENT && loaded) {
+		/* What is here may be all that is left of the guest, and the source may be about to ask us to run it. */
+		migration_set_in_doubt(migration, migration->source, "whether it still has the VM", silence);
+		return true;
+	}
+	if (word == SOURCE_GAVE_AWAY) {
+		r = arrival_take_settled(host, migration, &e);
+		if (r < 0)
+			log_failure(LOG_LEVEL_ERROR, "taking over", e);
+		return migration->handover == HANDOVER_PREPARED && migration->arrival && migration->arrival->watched;
+	}
+	watch_refuse(watch, word == SOURCE_GAVE_UP ? ERROR_CANCELLED : ERROR_PEER_UNREACHABLE,
+		     word == SOURCE_GAVE_UP ? "the source has given the migration up" : "the source does not answer");
+	return false;
+}
+
+/* Nothing was heard for too long: ask, without holding `work`, and do what follows from the answer, or the silence. */
+static bool watch_silence(struct watch *watch, const struct machine_state *state)
+{
+	struct migration *migration = watch->migration;
+	cleanup_error struct error *silence = NULL;
+	enum source_word word = ask_source(watch->host, migration, &silence);
+	bool loaded = state->run == MACHINE_INCOMING && state->move == MOVE_COMPLETED;
 	if (pthread_mutex_trylock(&migration->work) != 0)
 		return true; /* a message of the source is being answered just now */
-	bool go_on = migration->handover != HANDOVER_PREPARED;
-	if (!go_on) {
-		cleanup_error struct error *e = NULL;
-		if (arrival_refuse(host, migration, ERROR_PEER_UNREACHABLE, why, &e) < 0)
-			log_failure(LOG_LEVEL_ERROR, "refusing", e);
-	}
+	bool go_on = migration->handover == HANDOVER_PREPARED && watch_decide(watch, word, loaded, silence);
 	pthread_mutex_unlock(&migration->work);
-	return false;
+	return go_on;
+}
+
+static int64_t ask_period_us(const struct migration_host *host)
+{
+	int64_t limit_us = host->silence_limit_ms * 1000;
+	return limit_us < ASK_SOURCE_PERIOD_MAX_US ? limit_us : ASK_SOURCE_PERIOD_MAX_US;
 }
 
 static void *watch_main(void *user)
@@ -178,6 +327,7 @@ static void *watch_main(void *user)
 		migration->arrival; /* lives as long as the watch does, see arrival_unwatch() */
 	const struct vm_driver *driver = inventory_driver(host->inventory);
 	struct machine *machine = migration->vm->machine;
+	int64_t next_question_us = 0;
 	log_context_set(migration->id, migration->vm_name);
 	for (;;) {
 		struct machine_state state;
@@ -188,11 +338,26 @@ static void *watch_main(void *user)
 			int64_t silent_ms = (clock_monotonic_us() - arrival->heard_us) / 1000;
 			bool go_on = watch_look(watch, &state);
 			pthread_mutex_unlock(&migration->work);
-			if (!go_on || (silent_ms > host->silence_limit_ms && !watch_silence(watch)))
+			if (!go_on)
 				break;
+			int64_t now_us = clock_monotonic_us();
+			if (silent_ms > host->silence_limit_ms && now_us >= next_question_us) {
+				if (!watch_silence(watch, &state))
+					break;
+				next_question_us = clock_monotonic_us() + ask_period_us(host);
+			}
 		}
-		(void)driver->wait_change(machine, state.change, clock_monotonic_us() + WATCH_PERIOD_US);
+		int64_t period_us = ask_period_us(host) < WATCH_PERIOD_US ? ask_period_us(host) : WATCH_PERIOD_US;
+		(void)driver->wait_change(machine, state.change, clock_monotonic_us() + period_us);
 	}
+	while (watch->refusal && !migration_host_wait_stopping(host, REFUSE_AGAIN_MS)) {
+		cleanup_free char *why = take_ptr(watch->refusal);
+		pthread_mutex_lock(&migration->work);
+		if (migration->handover == HANDOVER_PREPARED)
+			watch_refuse(watch, watch->refusal_code, why);
+		pthread_mutex_unlock(&migration->work);
+	}
+	free(watch->refusal);
 	free(watch);
 	migration_unref(migration);
 	migration_host_worker_done(host);
@@ -257,7 +422,24 @@ void arrival_settle_soon(struct migration_host *host, struct migration *migratio
 	migration_host_start_worker(host, settle_main, settling, NULL);
 }
 
-/* taken -> running (or, with proof that it never ran, refused). Also after a restart in between. */
+/* cont was refused, which proves that the guest never ran: the VM is the source's again. That is durable before its QEMU is
+ * ended, for without QEMU nobody could prove anything: a ferryd that dies in between finds it prepared, and refuses. */
+static int arrival_give_back(struct migration_host *host, struct migration *migration, enum error_code code, const char *why,
+			     struct error **e)
+{
+	struct vm *vm = migration->vm;
+	const struct destination_arrival *arrival = migration->arrival;
+	const bool known = arrival && arrival->old_owner; /* before, and not lost in a restart */
+	struct journal_ownership back = {.vm = vm,
+					 .owner = known ? arrival->old_owner : migration->source,
+					 .epoch = known ? arrival->old_epoch : migration->epoch - 1,
+					 .definition = vm->definition};
+	if (journal_step(host->journal, migration, HANDOVER_PREPARED, &back, e) < 0)
+		return -1;
+	return arrival_refuse(host, migration, code, why, e);
+}
+
+/* taken -> running (or, with proof that it never ran, back to prepared and refused). Also after a restart in between. */
 int arrival_take_over(struct migration_host *host, struct migration *migration, struct error **e)
 {
 	const struct vm_driver *driver = inventory_driver(host->inventory);
@@ -265,7 +447,7 @@ int arrival_take_over(struct migration_host *host, struct migration *migration, 
 	struct error *problem = NULL;
 	bool ran = true; /* without a machine: it may have run before it ended */
 	if (machine && driver->take_over(machine, migration->guest_paused, &ran, &problem) < 0 && !ran) {
-		int r = arrival_refuse(host, migration, problem->code, problem->message, e);
+		int r = arrival_give_back(host, migration, problem->code, problem->message, e);
 		error_free(problem);
 		return r;
 	}
@@ -290,6 +472,7 @@ int arrival_take(struct migration_host *host, struct migration *migration, struc
 	struct vm *vm = migration->vm;
 	if (!vm || !vm->machine) /* an earlier refusal could not be recorded */
 		return arrival_refuse(host, migration, ERROR_QEMU_GONE, "the destination has no QEMU for it", e);
+	migration_clear_doubt(migration);
 	migration_set_status(migration, MIGRATION_COMPLETING);
 	struct error *problem = NULL;
 	if (driver->wait_loaded(vm->machine, clock_monotonic_us() + LOAD_TIMEOUT_US, &problem) < 0) {

@@ -7,6 +7,7 @@
 #ifndef FERRY_MIGRATION_ARRIVAL_H
 #define FERRY_MIGRATION_ARRIVAL_H
 
+#include "migration/checks.h"
 #include "migration/data_port.h"
 #include "migration/host.h"
 #include "migration/offer.h"
@@ -15,9 +16,14 @@
 struct destination_arrival {
 	struct data_port port;
 	struct loop_source *timer; /* drops it if prepare does not follow the check */
+	json_t *checked;	   /* the offer that was looked at: no other can be prepared */
+	bool checks_failed;	   /* nor can this one */
+	struct checks_file files[DEFINITION_DISKS_MAX];
 	struct offer offer;
 	bool new_here;                     /* the VM was unknown before: a refusal forgets it again */
 	struct definition *old_definition; /* what was kept of an earlier stay here; a refusal brings it back */
+	char *old_owner;		   /* and what was known of the owner: NULL when a restart has lost it */
+	uint64_t old_epoch;
 	int64_t heard_us;                  /* of the source, last */
 	bool watched;
 	bool watch_ends; /* atomic: read without `work` */
@@ -36,6 +42,13 @@ void arrival_watch(struct migration_host *host, struct migration *migration);
  * first, then it is said durably, then the VM is let go. */
 int arrival_refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why,
 		   struct error **e) MUST_CHECK;
+/* prepared -> taken -> running on the word of a person, or the news of it from the source: the guest is left paused. The second
+ * where it was refused before: the VM becomes this host's, stopped (nothing to do when it is not known any more). */
+int arrival_take_settled(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+int arrival_inherit(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+/* From taken or running to refused, on the word of a person who has settled that the source owns the VM at this epoch.
+ * ERROR_PEER_STALE when the VM has moved on since. */
+int arrival_cede(struct migration_host *host, struct migration *migration, uint64_t epoch, struct error **e) MUST_CHECK;
 /* prepared -> taken -> running (or refused): waits until everything has been loaded. ERROR_TIMEOUT decides nothing. */
 int arrival_take(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
 /* taken -> running (or refused). Also after a restart in between. */

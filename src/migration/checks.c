@@ -51,10 +51,14 @@ void checks_source(const struct machine_state *state, const json_t *description,
 
 #define PROBE_PREFIX ".ferry-probe-"
 
+/* Where the probe of a disk stands: beside the file itself, not beside a symbolic link to it. Who can write into a shared
+ * folder could put a link there to any file of the other host; that the file's own folder is shared is what the probe
+ * proves. NULL when there is no such file. */
 static char *probe_path(const char *disk_path, const char *journal_id, const char *migration_id)
 {
-	const char *slash = strrchr(disk_path, '/');
-	return xasprintf("%.*s/" PROBE_PREFIX "%s-%s", (int)(slash - disk_path), disk_path, journal_id, migration_id);
+	cleanup_free char *real = realpath(disk_path, NULL);
+	const char *slash = real ? strrchr(real, '/') : NULL;
+	return slash ? xasprintf("%.*s/" PROBE_PREFIX "%s-%s", (int)(slash - real), real, journal_id, migration_id) : NULL;
 }
 
 /* One probe a folder; disks in the same folder share it. */
@@ -107,6 +111,10 @@ int checks_place_probes(const struct definition *definition, const char *journal
 			goto remove_probes;
 		}
 		cleanup_free char *probe = probe_path(disk->path, journal_id, migration_id);
+		if (!probe) {
+			error_set_errno(e, ERROR_SYSTEM, errno, "disk '%s': cannot look at '%s'", disk->target, disk->path);
+			goto remove_probes;
+		}
 		const json_t *earlier = find_probe(proofs, probe);
 		char token[RANDOM_ID_SIZE];
 		if (earlier) {
@@ -129,8 +137,10 @@ remove_probes:
 
 static void remove_old_probes_beside(const char *disk_path, const char *journal_id)
 {
-	cleanup_free char *folder = xstrdup(disk_path);
+	cleanup_free char *folder = realpath(disk_path, NULL);
 	cleanup_free char *prefix = xasprintf(PROBE_PREFIX "%s-", journal_id);
+	if (!folder)
+		return;
 	*(strrchr(folder, '/') + 1) = '\0';
 	DIR *dir = opendir(folder);
 	if (!dir)
@@ -171,15 +181,94 @@ static void check_vm(struct migration_host *host, const struct offer *offer, jso
 		if (strcmp(state, "moved") != 0)
 			checks_add(failures, here, ERROR_DEST_VM_EXISTS, "%s has a VM with uuid %s already; it is %s", host->name,
 				   offer->definition->uuid, state);
-		else if ((uint64_t)json_integer_value(json_object_get(view, "epoch")) >= offer->epoch)
-			checks_add(failures, here, ERROR_PEER_STALE, "the offer is of epoch %llu; %s knows epoch %lld",
-				   (unsigned long long)offer->epoch, host->name,
-				   (long long)json_integer_value(json_object_get(view, "epoch")));
 	}
 	json_decref(take_ptr(view));
 	if (inventory_show(host->inventory, offer->definition->name, &view, NULL) == 0 &&
 	    strcmp(json_string_value(json_object_get(view, "uuid")), offer->definition->uuid) != 0)
 		checks_add(failures, here, ERROR_DEST_VM_EXISTS, "%s has another VM named '%s'", host->name, offer->definition->name);
+}
+
+/* Hosts that a VM went through since it was here, at most; each may have to be asked who it went on to. */
+#define OWNERS_ASKED_MAX 8
+#define OWNER_TIMEOUT_MS 3000
+/* So often no VM is handed over while this host hears nothing of it. */
+#define EPOCHS_UNSEEN_MAX (1 << 20)
+
+/* Ask `owner` who owns the VM. False when it does not answer, or knows nothing of the VM. */
+static bool ask_owner(struct migration_host *host, const char *owner, const char *uuid, char **ret_owner, uint64_t *ret_epoch)
+{
+	struct http_client *client = NULL;
+	cleanup_json json_t *answer = NULL;
+	cleanup_error struct error *e = NULL;
+	cleanup_free char *path = xasprintf("/v1/peer/owner/%s", uuid);
+	const char *name = NULL;
+	int64_t epoch = 0;
+	if (peers_take(host->peers, owner, &client, &e) < 0)
+		return false;
+	int r = http_client_request(client, "GET", path, NULL, OWNER_TIMEOUT_MS, &answer, &e);
+	peers_give_back(host->peers, owner, client, r < 0 && !http_client_answered(client));
+	if (r < 0 || json_get_string(answer, "owner", &name, &e) < 0 ||
+	    json_get_integer(answer, "epoch", 1, OFFER_EPOCH_MAX, &epoch, &e) < 0)
+		return false;
+	*ret_owner = xstrdup(name);
+	*ret_epoch = (uint64_t)epoch;
+	return true;
+}
+
+/* Only the owner may offer a VM. That it is the owner is known here if it was the last time that this host heard of the VM;
+ * else the VM has been handed on since, and those who did so can tell. Who offers what somebody else says to own is refused.
+ * Where nobody can be asked (a host that is switched off does not keep its former guests from moving) the higher epoch
+ * counts. */
+static void check_owner(struct migration_host *host, const struct offer *offer, json_t *failures)
+{
+	cleanup_free char *owner = NULL;
+	const char *uuid = offer->definition->uuid;
+	uint64_t epoch = 0;
+	if (!inventory_ownership(host->inventory, uuid, &owner, &epoch))
+		return;
+	if (epoch >= offer->epoch) {
+		checks_add(failures, here, ERROR_PEER_STALE, "the offer is of epoch %llu; %s knows epoch %llu",
+			   (unsigned long long)offer->epoch, host->name, (unsigned long long)epoch);
+		return;
+	}
+	if (offer->epoch - epoch > EPOCHS_UNSEEN_MAX) {
+		checks_add(failures, here, ERROR_PEER_PROTOCOL, "the offer is of epoch %llu, and %s knows %llu: that is too far ahead",
+			   (unsigned long long)offer->epoch, host->name, (unsigned long long)epoch);
+		return;
+	}
+	for (int asked = 0; strcmp(owner, offer->source) != 0; asked++) {
+		cleanup_free char *next = NULL;
+		uint64_t next_epoch = 0;
+		bool ours = strcmp(owner, host->name) == 0;
+		bool answered = !ours && asked < OWNERS_ASKED_MAX && *owner && epoch + 1 < offer->epoch &&
+				ask_owner(host, owner, uuid, &next, &next_epoch);
+		/* Between these two epochs there is no handover to the one who offers it; or the owner says itself that it is. */
+		if (ours || epoch + 1 == offer->epoch || (answered && (strcmp(next, owner) == 0 || next_epoch >= offer->epoch))) {
+			checks_add(failures, here, ERROR_PEER_NOT_OWNER, "the VM is owned by %s (epoch %llu), not by %s",
+				   answered ? next : owner, (unsigned long long)(answered ? next_epoch : epoch), offer->source);
+			return;
+		}
+		if (!answered || next_epoch <= epoch) {
+			log_warning("%s offers a VM that %s was the last known owner of, and nobody can be asked", offer->source,
+				    owner);
+			return;
+		}
+		char *before = owner;
+		owner = take_ptr(next);
+		free(before);
+		epoch = next_epoch;
+	}
+}
+
+/* What the driver looks at (below; it knows what it needs of a description) must be what will be started. */
+static void check_description(const struct offer *offer, json_t *failures)
+{
+	static const char *const keys[] = {"name", "uuid", "machine", "cpu", "vcpus", "memory_mib"};
+	cleanup_json json_t *offered = definition_to_json(offer->definition);
+	const json_t *described = json_object_get(offer->description, "definition");
+	for (size_t i = 0; described && i < sizeof(keys) / sizeof(keys[0]); i++)
+		if (!json_equal(json_object_get(offered, keys[i]), json_object_get(described, keys[i])))
+			checks_add(failures, here, ERROR_PEER_PROTOCOL, "key '%s': the definition and the description differ", keys[i]);
 }
 
 static void check_memory(const struct offer *offer, json_t *failures)
@@ -205,8 +294,11 @@ static void check_bridges(const struct offer *offer, json_t *failures)
 }
 
 /* The probe shows that the folder is the source's; the file itself could still be another one bound over it, so its
- * inode must be the source's too. (Not its size: a qcow2 file grows while the guest writes.) */
-static void check_proof(const json_t *proof, const char *path, json_t *failures)
+ * inode must be the source's too. (Not its size: a qcow2 file grows while the guest writes.)
+ *
+ * The probe's name is made here, of the source's journal and this migration, and not taken from the message: probes that
+ * this host itself shows to others are named after its own journal, and must prove nothing when they are sent back. */
+static void check_proof(const struct offer *offer, const json_t *proof, const char *path, json_t *failures)
 {
 	const char *target = json_string_value(json_object_get(proof, "target"));
 	struct stat st;
@@ -214,17 +306,10 @@ static void check_proof(const json_t *proof, const char *path, json_t *failures)
 		checks_add(failures, here, ERROR_DEST_DISK_MISSING, "disk '%s': '%s': %s", target, path, strerror(errno));
 		return;
 	}
-	cleanup_free char *folder = xstrdup(path);
-	*strrchr(folder, '/') = '\0';
-	const char *source_probe = json_string_value(json_object_get(proof, "probe"));
-	const char *base = strrchr(source_probe, '/');
+	cleanup_free char *probe = probe_path(path, offer->source_journal, offer->migration_id);
 	cleanup_free char *token = NULL;
-	bool shared = false;
-	if (base && strncmp(base, "/" PROBE_PREFIX, strlen("/" PROBE_PREFIX)) == 0) {
-		cleanup_free char *probe = xasprintf("%s%s", folder, base);
-		shared = file_read(probe, 256, &token, NULL, NULL) == 0 &&
-			 strcmp(token, json_string_value(json_object_get(proof, "token"))) == 0;
-	}
+	bool shared = probe && file_read(probe, 256, &token, NULL, NULL) == 0 &&
+		      strcmp(token, json_string_value(json_object_get(proof, "token"))) == 0;
 	if (!shared || (json_int_t)st.st_ino != json_integer_value(json_object_get(proof, "inode")))
 		checks_add(failures, here, ERROR_DEST_NOT_SAME_FILE,
 			   "disk '%s': '%s' is there, but it is not the file that the source uses; the storage is not shared", target, path);
@@ -240,9 +325,19 @@ static void check_disks(const struct offer *offer, json_t *failures)
 			if (strcmp(json_string_value(json_object_get(proof, "target")), disk->target) == 0)
 				found = proof;
 		if (found)
-			check_proof(found, disk->path, failures);
+			check_proof(offer, found, disk->path, failures);
 		else
 			checks_add(failures, here, ERROR_DEST_NOT_SAME_FILE, "disk '%s': the source gave no proof of it", disk->target);
+	}
+}
+
+void checks_disk_files(const struct definition *definition, struct checks_file ret[DEFINITION_DISKS_MAX])
+{
+	memset(ret, 0, DEFINITION_DISKS_MAX * sizeof(ret[0]));
+	for (size_t i = 0; i < definition->disk_count; i++) {
+		struct stat st;
+		if (stat(definition->disks[i].path, &st) == 0)
+			ret[i] = (struct checks_file){st.st_dev, st.st_ino};
 	}
 }
 
@@ -254,7 +349,12 @@ static void check_boot_file(const char *what, const char *path, json_t *failures
 
 int checks_destination(struct migration_host *host, const struct offer *offer, json_t *failures, struct error **e)
 {
+	/* Else our own probes would seem to be the source's. */
+	if (strcmp(offer->source_journal, journal_id(host->journal)) == 0)
+		checks_add(failures, here, ERROR_DEST_SAME_HOST, "the offer is of the journal of %s itself", host->name);
 	check_vm(host, offer, failures);
+	check_owner(host, offer, failures);
+	check_description(offer, failures);
 	check_memory(offer, failures);
 	check_bridges(offer, failures);
 	check_disks(offer, failures);

@@ -9,14 +9,18 @@
  *	prepare   none -> prepared     the VM is known here from now on, owned by the source; QEMU waits
  *	finish    prepared -> taken    once QEMU has everything; then cont; taken -> running; answers "running"
  *	          prepared -> refused  if QEMU could not load it
- *	          taken -> refused     only if the guest provably never ran
+ *	          taken -> prepared -> refused   only if the guest provably never ran
  *	refuse    prepared -> refused  the machine is ended
  *	          none -> refused      a tombstone: finish for this id is refused for ever
  *
  * A record is durable before the act that it names. Messages are answered under the migration's `work` mutex, so two of
  * them never decide at once. A watcher thread looks after a prepared machine: if QEMU ends, or nothing is heard of the
  * source for too long and it does not answer a question either, the destination refuses by itself; that is always safe,
- * because as long as it is only prepared nobody has been told that the VM runs here.
+ * because as long as it is only prepared nobody has been told that the VM runs here. Only if everything has arrived it
+ * waits (in-doubt): its machine may be all that is left of the guest.
+ *
+ * A person may have settled what nobody can tell any more (resolve.c): then refuse carries a higher epoch, and even
+ * taken or running becomes refused.
  */
 #include "migration/destination.h"
 
@@ -35,6 +39,42 @@
 #define CHECK_LIFETIME_MS 15000 /* a port reserved by check is let go if prepare does not follow */
 
 /* ---- check ---- */
+
+/* What prepare must repeat of the offer that was checked: all of it; the key comes only with prepare. */
+static json_t *offer_to_compare(const struct offer *offer)
+{
+	json_t *json = offer_to_json(offer);
+	json_object_del(json, "tls_key_hex");
+	return json;
+}
+
+struct source_count {
+	const char *source;
+	unsigned int checked;
+};
+
+static void count_checked(void *user, struct migration *migration)
+{
+	struct source_count *count = user;
+	/* Read without `work`: one that is prepared just now may still count. */
+	if (migration->role == MIGRATION_DESTINATION && strcmp(migration->source, count->source) == 0) {
+		pthread_mutex_lock(&migration->mutex);
+		count->checked += migration->handover == HANDOVER_NONE && migration->status == MIGRATION_CHECKING;
+		pthread_mutex_unlock(&migration->mutex);
+	}
+}
+
+/* Each check holds a port until prepare, so one source may hold no more than half of them. */
+static int check_source_not_busy(struct migration_host *host, const char *source, struct error **e)
+{
+	const unsigned int ports = (unsigned int)(host->data_port_max - host->data_port_min + 1);
+	struct source_count count = {.source = source};
+	migration_list_each(host->migrations, count_checked, &count);
+	if (count.checked >= (ports + 1) / 2)
+		return error_set(e, ERROR_PEER_BUSY, "%u migrations of %s have been checked and not prepared; no more than %u may be",
+				 count.checked, source, (ports + 1) / 2);
+	return 0;
+}
 
 static int parse_offer_of(const char *caller, const json_t *body, struct offer *ret, struct error **e)
 {
@@ -116,7 +156,7 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	}
 	log_context_set(offer.migration_id, offer.definition->name);
 	cleanup_json json_t *failures = json_array();
-	if (checks_destination(host, &offer, failures, e) < 0) {
+	if (check_source_not_busy(host, offer.source, e) < 0 || checks_destination(host, &offer, failures, e) < 0) {
 		offer_done(&offer);
 		return -1;
 	}
@@ -125,6 +165,9 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	struct destination_arrival *arrival = xcalloc(1, sizeof(*arrival));
 	struct error *no_port = NULL;
 	arrival->heard_us = clock_monotonic_us();
+	arrival->checked = offer_to_compare(&offer);
+	arrival->checks_failed = json_array_size(failures) > 0;
+	checks_disk_files(offer.definition, arrival->files);
 	arrival->timer = loop_add_timer(host->loop, CHECK_LIFETIME_MS + 1, 0, drop_stale, host);
 	if (data_port_reserve(host, &arrival->port, &no_port) < 0) {
 		checks_add_error(failures, "destination", no_port);
@@ -160,13 +203,18 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 	if (definition_parse(definition_json, &definition, e) < 0)
 		return -1;
 	arrival->new_here = vm->epoch == 0;
+	arrival->old_owner = vm->epoch ? xstrdup(vm->owner) : NULL;
+	arrival->old_epoch = vm->epoch;
 	if (vm->definition) {
 		cleanup_json json_t *old_json = definition_to_json(vm->definition);
 		if (definition_parse(old_json, &arrival->old_definition, e) < 0)
 			arrival->old_definition = NULL;
 	}
-	struct journal_ownership known = {
-		.vm = vm, .owner = migration->source, .epoch = migration->epoch - 1, .definition = definition};
+	/* No more than what was known already; see arrival_refuse(). Of a VM that is new here: that it is the source's. */
+	struct journal_ownership known = {.vm = vm,
+					  .owner = vm->epoch ? vm->owner : migration->source,
+					  .epoch = vm->epoch ? vm->epoch : 1,
+					  .definition = definition};
 	if (journal_step(host->journal, migration, HANDOVER_PREPARED, &known, e) < 0) {
 		definition_free(definition);
 		return -1;
@@ -205,8 +253,15 @@ static int prepare_held(struct migration_host *host, struct migration *migration
 	if (migration->handover != HANDOVER_NONE || !arrival)
 		return error_set(e, ERROR_PEER_STALE, "migration %s is %s here", migration->id,
 				 handover_state_name(migration->handover));
-	if (offer->epoch != migration->epoch || strcmp(offer->definition->uuid, migration->vm_uuid) != 0)
+	cleanup_json json_t *offered = offer_to_compare(offer);
+	if (!json_equal(offered, arrival->checked))
 		return error_set(e, ERROR_PEER_PROTOCOL, "prepare and check of migration %s disagree", migration->id);
+	if (arrival->checks_failed)
+		return error_set(e, ERROR_PEER_PROTOCOL, "the checks of migration %s speak against it", migration->id);
+	struct checks_file files[DEFINITION_DISKS_MAX];
+	checks_disk_files(offer->definition, files);
+	if (memcmp(files, arrival->files, sizeof(files)) != 0)
+		return error_set(e, ERROR_DEST_NOT_SAME_FILE, "a disk of the VM is another file than when it was checked");
 	cleanup_free char *job = xasprintf("migration %s", migration->id);
 	if (inventory_lock_arriving(host->inventory, migration->vm_uuid, migration->vm_name, job, &migration->vm, e) <
 	    0)
@@ -268,7 +323,7 @@ int destination_prepare(struct migration_host *host, const char *caller, const j
 
 struct question {
 	const char *id, *vm_uuid, *source;
-	int64_t epoch;
+	int64_t epoch, resolved_epoch; /* the second: what a person has settled on, or 0 */
 	bool dry_run;
 };
 
@@ -278,11 +333,14 @@ static int read_question(const char *caller, const json_t *body, struct question
 	if (json_get_string(body, "migration", &question.id, e) < 0 ||
 	    json_get_string(body, "vm_uuid", &question.vm_uuid, e) < 0 ||
 	    json_get_string(body, "source", &question.source, e) < 0 ||
-	    json_get_integer(body, "epoch", 2, INT64_MAX, &question.epoch, e) < 0 ||
+	    json_get_integer(body, "epoch", 2, OFFER_EPOCH_MAX, &question.epoch, e) < 0 ||
+	    json_get_integer_opt(body, "resolved_epoch", question.epoch, question.epoch + 1, &question.resolved_epoch, e) < 0 ||
 	    json_get_bool_opt(body, "dry_run", &question.dry_run, e) < 0)
 		return -1;
 	if (!offer_id_valid(question.id))
 		return error_set(e, ERROR_PEER_PROTOCOL, "key 'migration' is not an id");
+	if (!offer_uuid_valid(question.vm_uuid))
+		return error_set(e, ERROR_PEER_PROTOCOL, "key 'vm_uuid' is not a uuid");
 	if (strcmp(question.source, caller) != 0)
 		return error_set(e, ERROR_PERMISSION, "the certificate says '%s', the message '%s'", caller,
 				 question.source);
@@ -303,9 +361,12 @@ typedef int decide_function(struct migration_host *host, struct migration *migra
 static int decide_finish(struct migration_host *host, struct migration *migration, const struct question *question,
 			 struct error **e)
 {
-	(void)question;
 	if (migration->arrival)
 		migration->arrival->heard_us = clock_monotonic_us();
+	if (question->resolved_epoch && migration->handover == HANDOVER_PREPARED)
+		return arrival_take_settled(host, migration, e);
+	if (question->resolved_epoch && migration->handover == HANDOVER_REFUSED)
+		return arrival_inherit(host, migration, e);
 	if (migration->handover == HANDOVER_PREPARED)
 		return arrival_take(host, migration, e);
 	if (migration->handover == HANDOVER_TAKEN)
@@ -324,6 +385,9 @@ static int decide_refuse(struct migration_host *host, struct migration *migratio
 	}
 	if (migration->handover == HANDOVER_NONE)
 		return arrival_refuse(host, migration, ERROR_CANCELLED, "the source gave the migration up", e);
+	if (question->resolved_epoch > question->epoch &&
+	    (migration->handover == HANDOVER_TAKEN || migration->handover == HANDOVER_RUNNING))
+		return arrival_cede(host, migration, (uint64_t)question->resolved_epoch, e);
 	if (migration->handover == HANDOVER_TAKEN) /* the record of what followed failed: the question moves it on */
 		return arrival_take_over(host, migration, e);
 	return 0; /* running: too late, and the answer says so */
@@ -387,20 +451,37 @@ int destination_outcome(struct migration_host *host, const char *caller, const c
 			struct error **e)
 {
 	struct migration *migration = NULL;
+	if (!offer_id_valid(migration_id)) /* for users a beginning will do */
+		return error_set(e, ERROR_PEER_PROTOCOL, "'%.64s' is not an id", migration_id);
 	if (migration_find(host->migrations, migration_id, &migration, e) < 0)
 		return -1;
 	bool concerned = strcmp(migration->source, caller) == 0 || strcmp(migration->destination, caller) == 0;
 	pthread_mutex_lock(&migration->mutex);
 	enum handover_state handover = migration->handover;
 	pthread_mutex_unlock(&migration->mutex);
+	uint64_t resolved_epoch = migration_resolution_epoch(migration, NULL);
 	if (concerned)
 		*ret = json_pack("{ss ss sb ss}", "state", handover_state_name(handover), "role",
 				 migration->role == MIGRATION_SOURCE ? "source" : "destination", "ended",
 				 (int)migration_ended(migration), "journal", journal_id(host->journal));
-	else
+	if (concerned && resolved_epoch > migration->epoch) /* a person has given the VM back to the source */
+		json_object_set_new(*ret, "resolved_epoch", json_integer((json_int_t)resolved_epoch));
+	if (!concerned)
 		error_set(e, ERROR_PERMISSION, "migration %s is between other hosts", migration_id);
 	migration_unref(migration);
 	return concerned ? 0 : -1;
+}
+
+int destination_owner(struct migration_host *host, const char *vm_uuid, json_t **ret, struct error **e)
+{
+	cleanup_free char *owner = NULL;
+	uint64_t epoch = 0;
+	if (!offer_uuid_valid(vm_uuid))
+		return error_set(e, ERROR_PEER_PROTOCOL, "'%.64s' is not a uuid", vm_uuid);
+	if (!inventory_ownership(host->inventory, vm_uuid, &owner, &epoch))
+		return error_set(e, ERROR_VM_NOT_FOUND, "%s knows nothing of VM %s", host->name, vm_uuid);
+	*ret = json_pack("{ss ss sI}", "vm_uuid", vm_uuid, "owner", owner, "epoch", (json_int_t)epoch);
+	return 0;
 }
 
 /* ---- after a restart ---- */

@@ -206,6 +206,12 @@ struct load {
 	struct migration_list *list;
 };
 
+static const char *json_text_of(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+	return text ? text : "";
+}
+
 /* A row of an earlier run: what has ended is shown as it was; what has not is left for recovery, with its state. */
 static int load_row(void *user, const struct database_row *row, struct error **e)
 {
@@ -232,6 +238,12 @@ static int load_row(void *user, const struct database_row *row, struct error **e
 		enum migration_status status = migration_status_from_name(json_string_value(json_object_get(view, "status")));
 		if (status < MIGRATION_STATUS_COUNT)
 			migration->status = status;
+		migration->cleanup_pending = json_is_true(json_object_get(view, "cleanup_pending"));
+		const json_t *resolved = json_object_get(view, "resolved");
+		if (json_is_object(resolved))
+			migration_set_resolution(migration, json_text_of(resolved, "owner"), json_text_of(resolved, "fenced"),
+						 (uint64_t)json_integer_value(json_object_get(resolved, "epoch")),
+						 json_integer_value(json_object_get(resolved, "at_ms")));
 		migration->archived = take_ptr(view);
 	}
 	migration_unref(migration);

@@ -220,6 +220,10 @@ void migration_unref(struct migration *migration)
 	free(migration->destination);
 	free(migration->owner);
 	free(migration->reason_message);
+	free(migration->wait.host);
+	free(migration->wait.last_message);
+	free(migration->resolution.owner);
+	free(migration->resolution.fenced);
 	pthread_mutex_destroy(&migration->work);
 	pthread_mutex_destroy(&migration->mutex);
 	pthread_cond_destroy(&migration->changed);
@@ -313,6 +317,26 @@ static json_t *view_progress(const struct migration *migration)
 	return progress;
 }
 
+static json_t *view_wait(const struct migration_wait *wait)
+{
+	if (!wait->host)
+		return json_null();
+	json_t *view = json_pack("{ss ss sI sI si}", "for", wait->host, "what", wait->what, "since_ms",
+				 (json_int_t)wait->since_wall_ms, "for_ms",
+				 (json_int_t)((clock_monotonic_us() - wait->since_us) / 1000), "asked", (int)wait->asked);
+	json_object_set_new(view, "last",
+			    json_pack("{ss ss}", "code", error_code_name(wait->last_code), "message", wait->last_message));
+	return view;
+}
+
+static json_t *view_resolution(const struct migration_resolution *resolution)
+{
+	if (!resolution->owner)
+		return json_null();
+	return json_pack("{ss ss sI sI}", "owner", resolution->owner, "fenced", resolution->fenced, "epoch",
+			 (json_int_t)resolution->epoch, "at_ms", (json_int_t)resolution->at_wall_ms);
+}
+
 json_t *migration_view(struct migration *migration)
 {
 	LOCK_SCOPE(&migration->mutex);
@@ -338,6 +362,8 @@ json_t *migration_view(struct migration *migration)
 				    ? json_null()
 				    : json_pack("{ss ss}", "code", error_code_name(migration->reason_code), "message",
 						migration->reason_message));
+	json_object_set_new(view, "waiting", view_wait(&migration->wait));
+	json_object_set_new(view, "resolved", view_resolution(&migration->resolution));
 	json_object_set_new(view, "refused", json_boolean(migration->status == MIGRATION_FAILED && migration->failures));
 	if (migration->failures)
 		json_object_set(view, "failures", migration->failures);
@@ -372,9 +398,21 @@ void migration_unlock_changed(struct migration *migration)
 	pthread_mutex_unlock(&migration->mutex);
 }
 
-void migration_set_status(struct migration *migration, enum migration_status status)
+/* The mutex is held. What an earlier run has kept of it is what readers see; some of them may be reading it just now. */
+static void archive_set(struct migration *migration, const char *key, json_t *value)
 {
-	migration_lock(migration);
+	if (migration->archived) {
+		json_t *changed = json_copy(migration->archived);
+		json_decref(migration->archived);
+		migration->archived = changed;
+		json_object_set(changed, key, value);
+	}
+	json_decref(value);
+}
+
+/* The mutex is held. */
+static void set_status(struct migration *migration, enum migration_status status)
+{
 	int64_t now_us = clock_monotonic_us() - migration->began_us;
 	if (migration->phase_count > 0 && !migration->phases[migration->phase_count - 1].end_us)
 		migration->phases[migration->phase_count - 1].end_us = now_us;
@@ -383,7 +421,14 @@ void migration_set_status(struct migration *migration, enum migration_status sta
 		migration->total_us = now_us;
 	else if (migration->phase_count < MIGRATION_PHASES_MAX)
 		migration->phases[migration->phase_count++] = (struct migration_phase){.status = status, .start_us = now_us};
+	archive_set(migration, "status", json_string(migration_status_name(status)));
 	log_info("status=%s", migration_status_name(status));
+}
+
+void migration_set_status(struct migration *migration, enum migration_status status)
+{
+	migration_lock(migration);
+	set_status(migration, status);
 	migration_unlock_changed(migration);
 }
 
@@ -392,16 +437,92 @@ void migration_set_owner(struct migration *migration, const char *host)
 	migration_lock(migration);
 	free(migration->owner);
 	migration->owner = xstrdup(host);
+	archive_set(migration, "owner", json_string(host));
 	migration_unlock_changed(migration);
+}
+
+void migration_set_cleanup_pending(struct migration *migration, bool pending)
+{
+	migration_lock(migration);
+	migration->cleanup_pending = pending;
+	archive_set(migration, "cleanup_pending", json_boolean(pending));
+	migration_unlock_changed(migration);
+}
+
+/* The mutex is held. */
+static void set_reason(struct migration *migration, enum error_code code, const char *message)
+{
+	migration->reason_code = code;
+	free(migration->reason_message);
+	migration->reason_message = xstrdup(message);
+	archive_set(migration, "reason", json_pack("{ss ss}", "code", error_code_name(code), "message", message));
 }
 
 void migration_set_reason(struct migration *migration, enum error_code code, const char *message)
 {
 	migration_lock(migration);
-	migration->reason_code = code;
-	free(migration->reason_message);
-	migration->reason_message = xstrdup(message);
+	set_reason(migration, code, message);
 	migration_unlock_changed(migration);
+}
+
+/* ---- doubt, and what a person says to it ---- */
+
+void migration_set_in_doubt(struct migration *migration, const char *host, const char *what, const struct error *last)
+{
+	migration_lock(migration);
+	struct migration_wait *wait = &migration->wait;
+	if (!wait->host) {
+		wait->host = xstrdup(host);
+		wait->since_us = clock_monotonic_us();
+		wait->since_wall_ms = clock_wall_ms();
+		wait->asked = 0;
+	}
+	wait->what = what;
+	wait->asked++;
+	wait->last_code = last->code;
+	free(wait->last_message);
+	wait->last_message = xstrdup(last->message);
+	cleanup_free char *words = xasprintf("waiting for %s to say %s: %s", host, what, last->message);
+	set_reason(migration, ERROR_MIGRATION_IN_DOUBT, words);
+	if (migration->status != MIGRATION_IN_DOUBT)
+		set_status(migration, MIGRATION_IN_DOUBT);
+	migration_unlock_changed(migration);
+}
+
+bool migration_in_doubt(struct migration *migration)
+{
+	LOCK_SCOPE(&migration->mutex);
+	return migration->status == MIGRATION_IN_DOUBT;
+}
+
+void migration_clear_doubt(struct migration *migration)
+{
+	migration_lock(migration);
+	free(take_ptr(migration->wait.host));
+	free(take_ptr(migration->wait.last_message));
+	if (migration->reason_code == ERROR_MIGRATION_IN_DOUBT)
+		migration->reason_code = ERROR_CODE_COUNT;
+	migration_unlock_changed(migration);
+}
+
+void migration_set_resolution(struct migration *migration, const char *owner, const char *fenced, uint64_t epoch, int64_t at_wall_ms)
+{
+	migration_lock(migration);
+	struct migration_resolution *resolution = &migration->resolution;
+	free(resolution->owner);
+	free(resolution->fenced);
+	*resolution = (struct migration_resolution){
+		.owner = xstrdup(owner), .fenced = xstrdup(fenced), .at_wall_ms = at_wall_ms, .epoch = epoch};
+	archive_set(migration, "resolved", view_resolution(resolution));
+	migration_unlock_changed(migration);
+}
+
+uint64_t migration_resolution_epoch(struct migration *migration, char **ret_owner)
+{
+	LOCK_SCOPE(&migration->mutex);
+	if (migration->resolution.owner && ret_owner)
+		*ret_owner = xstrdup(migration->resolution.owner);
+	return migration->resolution.owner ? migration->resolution.epoch : 0;
 }
 
 void migration_set_progress(struct migration *migration, const struct move_sample *sample)

@@ -66,6 +66,23 @@ struct migration_phase {
 	int64_t start_us, end_us; /* after the beginning; end 0: still in it */
 };
 
+/* Whom a migration in doubt waits for. */
+struct migration_wait {
+	char *host;	  /* NULL: nobody is waited for */
+	const char *what; /* "whether it has taken the VM" */
+	int64_t since_us, since_wall_ms;
+	unsigned int asked;
+	enum error_code last_code; /* what the last question came back with */
+	char *last_message;
+};
+
+/* What a person has settled (resolve.h). */
+struct migration_resolution {
+	char *owner, *fenced; /* host names; NULL: nobody has settled anything */
+	int64_t at_wall_ms;
+	uint64_t epoch; /* of the VM from then on */
+};
+
 struct migration {
 	/* Fixed at creation. */
 	char id[RANDOM_ID_SIZE];
@@ -98,6 +115,9 @@ struct migration {
 	char *reason_message;
 	json_t *failures; /* of checks; NULL when there are none */
 	bool abort_requested, too_late_to_abort;
+	bool may_be_resolved; /* somebody works on it who looks for a resolution */
+	struct migration_wait wait;
+	struct migration_resolution resolution;
 	bool cleanup_pending;
 	bool encrypted;
 	struct migration_phase phases[MIGRATION_PHASES_MAX];
@@ -140,6 +160,15 @@ json_t *migration_list_view(struct migration_list *list);
 void migration_set_status(struct migration *migration, enum migration_status status);
 void migration_set_owner(struct migration *migration, const char *host);
 void migration_set_reason(struct migration *migration, enum error_code code, const char *message);
+/* It is in doubt: `host` has been asked `what` (a string that stays) once more, without an answer that settles it. */
+void migration_set_in_doubt(struct migration *migration, const char *host, const char *what, const struct error *last);
+bool migration_in_doubt(struct migration *migration);
+/* The doubt has been cleared up; the next status is the caller's affair. */
+void migration_clear_doubt(struct migration *migration);
+void migration_set_cleanup_pending(struct migration *migration, bool pending);
+void migration_set_resolution(struct migration *migration, const char *owner, const char *fenced, uint64_t epoch, int64_t at_wall_ms);
+/* The epoch that a person has settled on, 0 if nobody has; *ret_owner (may be NULL) is the caller's. */
+uint64_t migration_resolution_epoch(struct migration *migration, char **ret_owner);
 void migration_set_progress(struct migration *migration, const struct move_sample *sample);
 /* Lock-free helpers are not needed: small changes are made between these two. The second wakes the waiters. */
 void migration_lock(struct migration *migration);

@@ -15,6 +15,15 @@ bool offer_id_valid(const char *text)
 	return strlen(text) == RANDOM_ID_SIZE - 1 && strspn(text, "0123456789abcdef") == RANDOM_ID_SIZE - 1;
 }
 
+bool offer_uuid_valid(const char *text)
+{
+	static const char shape[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+	for (size_t i = 0; i < sizeof(shape) - 1; i++)
+		if (shape[i] == '-' ? text[i] != '-' : !text[i] || !strchr("0123456789abcdef", text[i]))
+			return false;
+	return text[sizeof(shape) - 1] == '\0';
+}
+
 static int offer_copy_id(const char *text, const char *key, char ret_id[RANDOM_ID_SIZE], struct error **e)
 {
 	if (!offer_id_valid(text))
@@ -36,6 +45,8 @@ static int offer_check_proofs(const json_t *proofs, struct error **e)
 		    json_get_string(proof, "probe", &text, e) < 0 || json_get_string(proof, "token", &text, e) < 0 ||
 		    json_get_integer(proof, "inode", 0, INT64_MAX, &number, e) < 0)
 			return error_wrap(e, "proofs[%zu]", i);
+		if (!offer_id_valid(text)) /* the token, which was read last */
+			return error_set(e, ERROR_PEER_PROTOCOL, "proofs[%zu].token is not an id", i);
 	}
 	return 0;
 }
@@ -52,7 +63,7 @@ int offer_parse(const json_t *json, struct offer *ret, struct error **e)
 		return error_set(e, ERROR_PEER_VERSION, "the source speaks protocol %lld, this host %d", (long long)protocol,
 				 MIGRATION_PROTOCOL);
 	if (json_get_string(json, "migration", &id, e) < 0 || json_get_string(json, "source", &source, e) < 0 ||
-	    json_get_string(json, "journal", &source_journal, e) < 0 || json_get_integer(json, "epoch", 2, INT64_MAX, &epoch, e) < 0 ||
+	    json_get_string(json, "journal", &source_journal, e) < 0 || json_get_integer(json, "epoch", 2, OFFER_EPOCH_MAX, &epoch, e) < 0 ||
 	    json_get_object(json, "definition", &definition, e) < 0 || json_get_object(json, "description", &description, e) < 0 ||
 	    json_get_array(json, "proofs", &proofs, e) < 0 || json_get_bool(json, "paused", &offer.paused, e) < 0 ||
 	    json_get_integer(json, "channels", 1, 64, &channels, e) < 0 ||
@@ -62,6 +73,9 @@ int offer_parse(const json_t *json, struct offer *ret, struct error **e)
 		return -1;
 	if (tls_key_hex && (strlen(tls_key_hex) != 64 || strspn(tls_key_hex, "0123456789abcdef") != 64))
 		return error_set(e, ERROR_PEER_PROTOCOL, "key 'tls_key_hex' must be 64 hex digits");
+	/* One that is missing would be made up here, and be another at each reading. */
+	if (!json_is_string(json_object_get(definition, "uuid")))
+		return error_set(e, ERROR_PEER_PROTOCOL, "the offered definition has no uuid");
 	if (definition_parse(definition, &offer.definition, e) < 0)
 		return error_wrap(e, "the offered definition");
 	offer.source = xstrdup(source);

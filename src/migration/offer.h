@@ -31,5 +31,11 @@ json_t *offer_to_json(const struct offer *offer);
 void offer_done(struct offer *offer);
 /* Whether text is an id as random_id() makes them. */
 bool offer_id_valid(const char *text);
+/* Whether text is a uuid as definition_parse() writes them: 36 characters, lower case. */
+bool offer_uuid_valid(const char *text);
+
+/* No epoch is higher: every reader of JSON can hold it, and a VM that is handed over each second gets there in no time that
+ * matters. Without a bound a peer could make one that nothing comes after. */
+#define OFFER_EPOCH_MAX ((INT64_C(1) << 53) - 1)
 
 #endif

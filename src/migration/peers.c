@@ -11,6 +11,7 @@
 #include "base/xalloc.h"
 
 #define PEERS_IDLE_MAX 8
+#define ANSWER_LIMIT_BYTES ((size_t)1024 * 1024)
 
 struct idle_client {
 	char *name;
@@ -132,6 +133,7 @@ int peers_take(struct peers *peers, const char *name, struct http_client **ret, 
 		return -1;
 	/* Every message between hosts may come twice; and the first one after the other ferryd was restarted must not fail. */
 	http_client_set_repeatable(*ret);
+	http_client_set_answer_limit(*ret, ANSWER_LIMIT_BYTES);
 	return 0;
 }
 

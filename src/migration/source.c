@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
 #include "migration/source_steps.h"
@@ -54,12 +55,18 @@ static int source_prepare(struct source *s, struct error **e)
 	struct error *problem = NULL;
 	const struct peer_question question = {PEER_PREPARE, s->migration->destination, s->migration->id, body,
 					       PREPARE_TIMEOUT_MS};
-	if (peers_ask(s->peer, &question, NULL, NULL, &problem) < 0) {
+	cleanup_json json_t *answer = NULL;
+	const char *journal = NULL;
+	if (peers_ask(s->peer, &question, &answer, NULL, &problem) < 0) {
 		if (problem->code == ERROR_DAEMON_UNREACHABLE)
 			problem->code = ERROR_PEER_UNREACHABLE;
 		(void)source_interrupted_why(s, problem, e);
 		return error_wrap(e, "preparing %s", s->migration->destination);
 	}
+	/* Whatever it says of this migration later must be said by this journal. */
+	if (json_get_string(answer, "journal", &journal, NULL) < 0 || strcmp(journal, s->migration->peer_journal_id) != 0)
+		return error_set(e, ERROR_PEER_PROTOCOL, "%s has prepared with another journal than it has checked with",
+				 s->migration->destination);
 	return source_stop_requested(s, e);
 }
 
@@ -118,9 +125,9 @@ static void *source_worker_end(struct source *s)
 	struct migration_host *host = s->host;
 	struct migration *migration = s->migration;
 	/* A VM whose owner is not settled stays locked, so that nobody starts or stops it meanwhile. */
-	if (migration_ended(migration))
+	if (migration_ended(migration) && migration->vm)
 		source_release_job(host, migration);
-	source_retry_refuse(s);
+	source_retry_news(s);
 	source_done(s, false);
 	free(s);
 	migration_host_worker_done(host);
@@ -183,6 +190,23 @@ static void *source_recover_main(void *user)
 		source_roll_back(s, e);
 	}
 	return source_worker_end(s);
+}
+
+/* It has ended, and the destination has not heard so. */
+static void *source_tell_main(void *user)
+{
+	struct source *s = user;
+	log_context_set(s->migration->id, s->migration->vm_name);
+	s->destination_prepared = s->news_pending = true;
+	return source_worker_end(s);
+}
+
+void source_recover_ended(struct migration_host *host, struct migration *migration)
+{
+	if (migration->handover == HANDOVER_HOLDS || migration_resolution_epoch(migration, NULL))
+		migration_host_start_worker(host, source_tell_main, source_new(host, migration_ref(migration)), NULL);
+	else /* what was left was a process that could not be ended: the inventory has found it again, or it is gone */
+		migration_set_cleanup_pending(migration, false);
 }
 
 int source_recover(struct migration_host *host, struct migration *migration, struct error **e)

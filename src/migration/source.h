@@ -16,5 +16,7 @@ int source_dry_run(struct migration_host *host, const char *vm_name, struct migr
 int source_abort(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
 /* Go on with a migration that an earlier ferryd left unsettled; the VM's machine (if any) is attached, its job taken here. */
 int source_recover(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+/* Go on telling the destination of one that has ended, which an earlier ferryd could not. */
+void source_recover_ended(struct migration_host *host, struct migration *migration);
 
 #endif

@@ -20,6 +20,9 @@
 
 #define CHECK_TIMEOUT_MS 20000
 #define PROBE_TIMEOUT_MS 3000
+#define THEIR_FAILURES_MAX 256
+#define THEIR_CODE_MAX_BYTES 64
+#define DATA_PORT_MIN 1024
 
 /* ---- begin ---- */
 
@@ -33,7 +36,7 @@ bool source_interrupted(void *user)
 bool source_stopping(void *user)
 {
 	const struct source *s = user;
-	return migration_host_stopping(s->host);
+	return migration_host_stopping(s->host) || (s->settling && migration_resolution_epoch(s->migration, NULL));
 }
 
 /* An interrupted request: because somebody aborted the migration, or because ferryd is stopping, which cancels nothing.
@@ -118,44 +121,77 @@ static void source_check_data_port(struct source *s, json_t *failures)
 			   s->data_address, s->data_port);
 }
 
+/* What the destination found, in our own form: nothing of it that we do not know. */
+static int source_read_their_failures(const json_t *theirs, json_t *ret_failures, struct error **e)
+{
+	size_t n;
+	const json_t *failure;
+	if (json_array_size(theirs) > THEIR_FAILURES_MAX)
+		return error_set(e, ERROR_TOO_LARGE, "more than %d failures", THEIR_FAILURES_MAX);
+	json_array_foreach (theirs, n, failure) {
+		const char *code = NULL, *message = NULL;
+		if (json_get_string(failure, "code", &code, e) < 0 || json_get_string(failure, "message", &message, e) < 0)
+			return error_wrap(e, "failures[%zu]", n);
+		cleanup_free char *name = xstrdup(code), *words = xstrdup(message);
+		error_cut_text(name, THEIR_CODE_MAX_BYTES);
+		error_cut_text(words, ERROR_MESSAGE_MAX_BYTES);
+		json_array_append_new(ret_failures,
+				      json_pack("{ss ss ss}", "code", name, "side", "destination", "message", words));
+	}
+	return 0;
+}
+
+/* Where the guest's memory shall go is the destination's to say, but only within reason: a port that no service of ours or
+ * of others has, and the address of another host. */
+static int source_read_data_port(struct source *s, const json_t *data, bool *ret_trusted, struct error **e)
+{
+	const char *address = NULL, *token = NULL;
+	int64_t port = 0;
+	cleanup_json json_t *peer = NULL;
+	if (json_get_string(data, "address", &address, e) < 0 ||
+	    json_get_integer(data, "port", DATA_PORT_MIN, 65535, &port, e) < 0 || json_get_string(data, "token", &token, e) < 0 ||
+	    json_get_bool(data, "trusted", ret_trusted, e) < 0 || peers_get(s->host->peers, s->migration->destination, &peer, e) < 0)
+		return -1;
+	const char *control_address = json_string_value(json_object_get(peer, "address"));
+	if (!*address) /* it listens on all of its addresses: the one of its control port is reached already */
+		address = control_address;
+	else if (strcmp(address, control_address) != 0 && !socket_address_is_remote(address))
+		return error_set(e, ERROR_PEER_PROTOCOL, "'%.64s' cannot be the address of another host", address);
+	/* Ours to compare with what answers there: were it free to choose, another service's greeting could be named. */
+	if (!offer_id_valid(token))
+		return error_set(e, ERROR_PEER_PROTOCOL, "data.token is not an id");
+	snprintf(s->data_address, sizeof(s->data_address), "%s", address);
+	snprintf(s->probe_token, sizeof(s->probe_token), "%s", token);
+	s->data_port = (uint16_t)port;
+	return 0;
+}
+
 static int source_read_check_answer(struct source *s, const json_t *answer, json_t *failures, struct error **e)
 {
 	json_t *theirs = NULL, *data = NULL;
-	const char *journal, *address, *token;
-	int64_t port;
+	const char *journal = NULL, *host = NULL;
+	int64_t protocol = 0;
 	bool trusted = false;
-	if (json_get_array(answer, "failures", &theirs, e) < 0 || json_get_string(answer, "journal", &journal, e) < 0 ||
-	    json_get_object_opt(answer, "data", &data, e) < 0)
+	if (json_get_integer(answer, "protocol", MIGRATION_PROTOCOL, MIGRATION_PROTOCOL, &protocol, e) < 0 ||
+	    json_get_string(answer, "host", &host, e) < 0 || json_get_array(answer, "failures", &theirs, e) < 0 ||
+	    json_get_string(answer, "journal", &journal, e) < 0 || json_get_object_opt(answer, "data", &data, e) < 0)
 		return -1;
+	if (strcmp(host, s->migration->destination) != 0)
+		return error_set(e, ERROR_PEER_PROTOCOL, "it is of '%.64s'", host);
 	if (!offer_id_valid(journal))
-		return error_set(e, ERROR_PEER_PROTOCOL, "the destination's journal has no valid id");
-	size_t n;
-	const json_t *failure;
-	json_array_foreach (theirs, n, failure) {
-		const char *text;
-		if (json_get_string(failure, "code", &text, e) < 0 || json_get_string(failure, "message", &text, e) < 0)
-			return error_wrap(e, "the destination's failures[%zu]", n);
-	}
+		return error_set(e, ERROR_PEER_PROTOCOL, "its journal has no valid id");
+	if (source_read_their_failures(theirs, failures, e) < 0)
+		return -1;
 	snprintf(s->migration->peer_journal_id, sizeof(s->migration->peer_journal_id), "%s", journal);
 	if (strcmp(journal, journal_id(s->host->journal)) == 0)
 		checks_add(failures, "source", ERROR_DEST_SAME_HOST, "'%s' is this host under another name",
 			   s->migration->destination);
-	json_array_extend(failures, theirs);
-	if (!data)
+	if (!data && json_array_size(theirs) > 0)
 		return 0; /* they had no port for us; that is among their failures */
-	if (json_get_string(data, "address", &address, e) < 0 ||
-	    json_get_integer(data, "port", 1, 65535, &port, e) < 0 || json_get_string(data, "token", &token, e) < 0 ||
-	    json_get_bool(data, "trusted", &trusted, e) < 0)
+	if (!data)
+		return error_set(e, ERROR_PEER_PROTOCOL, "it names neither a port nor a reason");
+	if (source_read_data_port(s, data, &trusted, e) < 0)
 		return -1;
-	cleanup_json json_t *peer = NULL;
-	if (!*address) { /* it listens on all of its addresses: the one of its control port is reached already */
-		if (peers_get(s->host->peers, s->migration->destination, &peer, e) < 0)
-			return -1;
-		address = json_string_value(json_object_get(peer, "address"));
-	}
-	snprintf(s->data_address, sizeof(s->data_address), "%s", address);
-	snprintf(s->probe_token, sizeof(s->probe_token), "%s", token);
-	s->data_port = (uint16_t)port;
 	/* Plain text only where both sides' configuration calls the network trusted. */
 	if (!trusted || !socket_address_in_networks(s->data_address, s->host->trusted)) {
 		unsigned char key[32];
@@ -196,7 +232,12 @@ static int source_ask_destination_to_check(struct source *s, json_t *failures, s
 			problem->code = problem->code == ERROR_TLS ? ERROR_TLS : ERROR_PEER_UNREACHABLE;
 		checks_add_error(failures, answered ? "destination" : "source", problem);
 	} else {
-		r2 = source_read_check_answer(s, answer, failures, e);
+		r2 = source_read_check_answer(s, answer, failures, &problem);
+		if (r2 < 0) {
+			problem->code = ERROR_PEER_PROTOCOL;
+			error_move(e, problem);
+			error_wrap(e, "the answer of %s to check", s->migration->destination);
+		}
 	}
 	checks_remove_probes(s->offer.proofs);
 	return r2;

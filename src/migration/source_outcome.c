@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
+#include "migration/resolve.h"
 
 #define REFUSE_TIMEOUT_MS 10000
 #define REFUSE_RETRY_FIRST_MS 500
@@ -22,10 +23,18 @@
 /* Between two questions, when finish goes unanswered and the migration is in doubt. */
 #define FINISH_RETRY_FIRST_MS 200
 #define FINISH_RETRY_MAX_MS 5000
+#define RESOLUTION_LOOK_MS 200 /* how soon what a person settles meanwhile is seen */
 
 /* ---- finish ---- */
 
-enum finish_answer { FINISH_RUNNING, FINISH_REFUSED, FINISH_NO_ANSWER };
+enum finish_answer {
+	FINISH_RUNNING,
+	FINISH_REFUSED,
+	FINISH_NO_ANSWER,
+	/* A person has settled it meanwhile. */
+	FINISH_RESOLVED_HERE,
+	FINISH_RESOLVED_THERE,
+};
 
 /* Ask the destination to take the VM (or to refuse it); both decide durably there and may be repeated. */
 static enum finish_answer source_ask_outcome(struct source *s, enum peer_message asked, int64_t timeout_ms,
@@ -35,6 +44,9 @@ static enum finish_answer source_ask_outcome(struct source *s, enum peer_message
 					      s->migration->vm_uuid, "epoch", (json_int_t)s->migration->epoch, "source",
 					      s->host->name, "dry_run", (int)!s->destination_prepared);
 	cleanup_json json_t *answer = NULL;
+	uint64_t resolved_epoch = migration_resolution_epoch(s->migration, NULL);
+	if (resolved_epoch)
+		json_object_set_new(body, "resolved_epoch", json_integer((json_int_t)resolved_epoch));
 	if (!s->peer && peers_take(s->host->peers, s->migration->destination, &s->peer, e) < 0)
 		return FINISH_NO_ANSWER;
 	http_client_set_interrupt(s->peer, source_stopping, s);
@@ -51,16 +63,17 @@ static enum finish_answer source_ask_outcome(struct source *s, enum peer_message
 		return FINISH_NO_ANSWER;
 	int64_t wire_us = http_client_last_us(s->peer) - took_us;
 	s->round_trip_us = wire_us > 0 ? wire_us : 0;
-	if (strcmp(state, handover_state_name(HANDOVER_RUNNING)) == 0)
+	/* A journal other than the one that it prepared with proves nothing, whatever it says: a refusal is written into a
+	 * new one for the mere question, although the guest may run there. */
+	const bool same_journal = strcmp(journal, s->migration->peer_journal_id) == 0;
+	if (same_journal && strcmp(state, handover_state_name(HANDOVER_RUNNING)) == 0)
 		return FINISH_RUNNING;
-	if (strcmp(state, handover_state_name(HANDOVER_REFUSED)) == 0) {
+	if (same_journal && strcmp(state, handover_state_name(HANDOVER_REFUSED)) == 0) {
 		error_set(e, ERROR_PEER_REFUSED, "%s", message ? message : "the destination refused");
 		return FINISH_REFUSED;
 	}
-	/* It does not know the migration. If its journal is the one that it prepared with, it never took the VM; a
-	 * journal that has been lost since proves nothing. */
-	if (strcmp(state, handover_state_name(HANDOVER_NONE)) == 0 &&
-	    strcmp(journal, s->migration->peer_journal_id) == 0) {
+	/* It does not know the migration: then it never took the VM. */
+	if (same_journal && strcmp(state, handover_state_name(HANDOVER_NONE)) == 0) {
 		error_set(e, ERROR_PEER_REFUSED, "the destination never prepared this migration");
 		return FINISH_REFUSED;
 	}
@@ -71,30 +84,64 @@ static enum finish_answer source_ask_outcome(struct source *s, enum peer_message
 	return FINISH_NO_ANSWER;
 }
 
+/* Whether a person has settled it while the question was repeated. */
+static enum finish_answer source_resolved(struct source *s, struct error **e)
+{
+	cleanup_free char *owner = NULL;
+	if (!migration_resolution_epoch(s->migration, &owner))
+		return FINISH_NO_ANSWER;
+	bool here = strcmp(owner, s->host->name) == 0;
+	if (here)
+		error_set(e, ERROR_MIGRATION_RESOLVED,
+			  "a person has settled that %s owns the VM, and stated that %s is fenced; the guest is left paused: if it"
+			  " may have run on %s, stop and start it, else resume it",
+			  owner, s->migration->destination, s->migration->destination);
+	else
+		error_set(e, ERROR_MIGRATION_RESOLVED, "a person has settled that %s owns the VM", owner);
+	return here ? FINISH_RESOLVED_HERE : FINISH_RESOLVED_THERE;
+}
+
+/* Wait before the next question; true when there need not be one. */
+static bool source_wait_between(struct source *s, int64_t wait_ms)
+{
+	for (int64_t slice_ms; wait_ms > 0; wait_ms -= slice_ms) {
+		slice_ms = wait_ms < RESOLUTION_LOOK_MS ? wait_ms : RESOLUTION_LOOK_MS;
+		if (migration_host_wait_stopping(s->host, slice_ms) || migration_resolution_epoch(s->migration, NULL))
+			return true;
+	}
+	return false;
+}
+
 /* Repeat the question (finish, or refuse where that is all that may still be asked) until the destination has
- * decided. Returns FINISH_NO_ANSWER only when ferryd is stopping. */
+ * decided, or a person has. Returns FINISH_NO_ANSWER only when ferryd is stopping. */
 static enum finish_answer source_finish(struct source *s, enum peer_message question, struct error **e)
 {
 	struct migration *migration = s->migration;
 	int64_t wait_ms = FINISH_RETRY_FIRST_MS;
 	migration_lock(migration);
-	migration->too_late_to_abort = true;
+	migration->too_late_to_abort = migration->may_be_resolved = true;
 	migration_unlock_changed(migration);
+	s->settling = true;
 	for (;;) {
 		struct error *problem = NULL;
 		enum finish_answer answer = source_ask_outcome(s, question, s->host->finish_timeout_ms, &problem);
-		if (answer != FINISH_NO_ANSWER) {
+		if (answer == FINISH_NO_ANSWER && !migration_host_stopping(s->host)) {
+			log_failure(LOG_LEVEL_WARNING, "no answer from the destination; asking again", problem);
+			migration_set_in_doubt(migration, migration->destination, "whether it has taken the VM", problem);
+			error_free(take_ptr(problem));
+			(void)source_wait_between(s, wait_ms);
+			answer = source_resolved(s, &problem);
+		}
+		if (answer != FINISH_NO_ANSWER || migration_host_stopping(s->host)) {
+			if (answer != FINISH_NO_ANSWER)
+				migration_clear_doubt(migration);
+			migration_lock(migration);
+			migration->may_be_resolved = false;
+			migration_unlock_changed(migration);
+			s->settling = false;
 			error_move(e, problem);
 			return answer;
 		}
-		log_failure(LOG_LEVEL_WARNING, "no answer from the destination; asking again", problem);
-		cleanup_free char *words = xasprintf("waiting for %s to say whether it has taken the VM: %s",
-						     migration->destination, problem->message);
-		migration_set_reason(migration, ERROR_MIGRATION_IN_DOUBT, words);
-		migration_set_status(migration, MIGRATION_IN_DOUBT);
-		error_free(problem);
-		if (migration_host_wait_stopping(s->host, wait_ms))
-			return FINISH_NO_ANSWER;
 		wait_ms = wait_ms * 2 > FINISH_RETRY_MAX_MS ? FINISH_RETRY_MAX_MS : wait_ms * 2;
 	}
 }
@@ -109,13 +156,6 @@ void source_end(struct source *s, enum migration_status status)
 	migration_set_status(s->migration, status);
 	if (journal_keep_view(s->host->journal, s->migration, &e) < 0)
 		log_failure(LOG_LEVEL_WARNING, "cannot keep the result", e);
-}
-
-static void source_set_cleanup_pending(struct source *s, bool pending)
-{
-	migration_lock(s->migration);
-	s->migration->cleanup_pending = pending;
-	migration_unlock_changed(s->migration);
 }
 
 int source_confirm(struct source *s, struct error **e)
@@ -138,7 +178,7 @@ int source_confirm(struct source *s, struct error **e)
 		/* The VM runs over there; what is left here is a process that has been told to end, and cannot yet (a disk that
 		 * hangs, say). The inventory tidies up when it has. */
 		log_failure(LOG_LEVEL_WARNING, "cannot end the source's QEMU", problem);
-		source_set_cleanup_pending(s, true);
+		migration_set_cleanup_pending(s->migration, true);
 		error_free(problem);
 	}
 	return 0;
@@ -158,6 +198,19 @@ static void keep_first(struct error **first, struct error **next)
 	*next = NULL;
 }
 
+/* The VM is ours again. Where a person has settled it, with a higher epoch: whatever the destination believes of the one
+ * that it was offered is void. */
+static int source_record_holds(struct source *s, struct error **e)
+{
+	struct migration *migration = s->migration;
+	struct vm *vm = migration->vm;
+	uint64_t epoch = migration_resolution_epoch(migration, NULL);
+	if (migration->handover != HANDOVER_OFFERED)
+		return 0;
+	struct journal_ownership ours = {.vm = vm, .owner = s->host->name, .epoch = epoch, .definition = vm->definition};
+	return journal_step(s->host->journal, migration, HANDOVER_HOLDS, epoch ? &ours : NULL, e);
+}
+
 /* Make the guest run here again (if it did before). Finish was never sent, or was refused durably. */
 static int source_take_back(struct source *s, struct error **e)
 {
@@ -171,16 +224,14 @@ static int source_take_back(struct source *s, struct error **e)
 	    s->driver->move_cancel(s->machine, QMP_CANCEL_TIMEOUT_MS, &next) < 0) {
 		s->driver->state(s->machine, &state);
 		if (state.run != MACHINE_GONE) { /* it is left as it is; but ours, as nobody was asked to take it */
-			if (migration->handover == HANDOVER_OFFERED &&
-			    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, NULL) < 0)
+			if (source_record_holds(s, NULL) < 0)
 				log_error("the journal cannot be written either");
 			return error_move(e, next);
 		}
 		error_free(take_ptr(next));
 	}
 	FAULT(FAULT_COPY_CANCELLED);
-	if (migration->handover == HANDOVER_OFFERED &&
-	    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, e) < 0)
+	if (source_record_holds(s, e) < 0)
 		return -1;
 	s->driver->state(s->machine, &state);
 	if (state.run == MACHINE_GONE) {
@@ -194,10 +245,39 @@ static int source_take_back(struct source *s, struct error **e)
 	if (s->copied.ports_shut)
 		(void)s->driver->ports_open(s->machine, &next);
 	keep_first(&first, &next);
-	if (s->copied.was_running) /* QEMU has seen to it by itself, or must be told; telling it twice does no harm */
+	/* The destination may have let the guest run before it was fenced: then our memory does not fit the disks any more, and
+	 * only the person who has settled it can tell. */
+	if (s->copied.was_running && !migration_resolution_epoch(migration, NULL)) /* QEMU has seen to it by itself, or must be told; telling it twice does no harm */
 		(void)s->driver->resume(s->machine, &next);
 	keep_first(&first, &next);
 	return first ? error_move(e, first) : 0;
+}
+
+/* Tell the destination once how it has ended: that it must not take the VM, or, where a person has said so, that it must.
+ * True when it has heard (or has said that it knows better, and we have followed). */
+static bool source_tell(struct source *s)
+{
+	cleanup_error struct error *e = NULL;
+	const bool ours = s->migration->handover != HANDOVER_RELEASED;
+	enum finish_answer answer = source_ask_outcome(s, ours ? PEER_REFUSE : PEER_FINISH, REFUSE_TIMEOUT_MS, &e);
+	if (answer == FINISH_RUNNING && ours) {
+		/* Finish was never sent, or refused: only a person can have given the VM to it. */
+		if (migration_resolution_epoch(s->migration, NULL) > 0)
+			error_set(&e, ERROR_PEER_STALE, "%s has the VM although it was said to be fenced",
+				  s->migration->destination);
+		else if (resolve_yield(s->host, s->migration, &e) == 0)
+			return true;
+	} else if (answer != FINISH_NO_ANSWER || e->code == ERROR_MIGRATION_IN_DOUBT) {
+		return true; /* the last: it has lost its journal, so there is nothing there that could be told */
+	}
+	log_failure(LOG_LEVEL_WARNING, "the destination has not heard how the migration ended; telling it again later", e);
+	return false;
+}
+
+static void source_owe_news(struct source *s)
+{
+	migration_set_cleanup_pending(s->migration, true);
+	s->news_pending = true;
 }
 
 /* Tell the destination that it must not take the VM, or, if it never prepared, that it can forget us: then it has
@@ -205,30 +285,23 @@ static int source_take_back(struct source *s, struct error **e)
 void source_send_refuse(struct source *s)
 {
 	cleanup_error struct error *e = NULL;
-	if (!s->destination_prepared) {
+	if (!s->destination_prepared)
 		(void)source_ask_outcome(s, PEER_REFUSE, FORGET_TIMEOUT_MS, &e);
-	} else if (source_ask_outcome(s, PEER_REFUSE, REFUSE_TIMEOUT_MS, &e) != FINISH_REFUSED) {
-		log_failure(LOG_LEVEL_WARNING, "the destination did not confirm the rollback; telling it again later",
-			    e);
-		source_set_cleanup_pending(s, true);
-		s->refuse_pending = true;
-	}
+	else if (!source_tell(s))
+		source_owe_news(s);
 }
 
-/* After the end: the VM is ours and free, the destination does not know it yet. Finish was never sent or was refused,
- * so any answer will do. (If ferryd stops meanwhile, the destination will ask, and hears that the migration has ended.)
- */
-void source_retry_refuse(struct source *s)
+/* After the end: whose the VM is is settled and written down, the destination does not know it yet. What is owed to it is in
+ * the kept record, too, and taken up again by the next ferryd. */
+void source_retry_news(struct source *s)
 {
 	int64_t wait_ms = REFUSE_RETRY_FIRST_MS;
-	while (s->refuse_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
-		cleanup_error struct error *e = NULL;
+	while (s->news_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
 		wait_ms = wait_ms * 2 > REFUSE_RETRY_MAX_MS ? REFUSE_RETRY_MAX_MS : wait_ms * 2;
-		if (source_ask_outcome(s, PEER_REFUSE, REFUSE_TIMEOUT_MS, &e) == FINISH_NO_ANSWER &&
-		    e->code != ERROR_MIGRATION_IN_DOUBT)
+		if (!source_tell(s))
 			continue;
-		s->refuse_pending = false;
-		source_set_cleanup_pending(s, false);
+		s->news_pending = false;
+		migration_set_cleanup_pending(s->migration, false);
 		cleanup_error struct error *problem = NULL;
 		if (journal_keep_view(s->host->journal, s->migration, &problem) < 0)
 			log_failure(LOG_LEVEL_WARNING, "cannot keep the result", problem);
@@ -253,13 +326,16 @@ void source_roll_back(struct source *s, const struct error *why)
 		status = MIGRATION_ROLLED_BACK;
 	}
 	/* Without a machine (it ended while the answer was awaited) it is ours all the same: stopped. */
-	if (!s->machine && migration->handover == HANDOVER_OFFERED &&
-	    journal_step(s->host->journal, migration, HANDOVER_HOLDS, NULL, &problem) < 0)
+	if (!s->machine && source_record_holds(s, &problem) < 0)
 		log_failure(LOG_LEVEL_ERROR, "rollback", problem);
 	error_free(problem);
 	FAULT(FAULT_TAKEN_BACK);
 	if (s->destination_asked || s->destination_prepared)
 		source_send_refuse(s);
+	if (migration->handover == HANDOVER_RELEASED) { /* it has said that a person gave it the VM */
+		source_end(s, MIGRATION_COMPLETED);
+		return;
+	}
 	if (migration->handover == HANDOVER_OFFERED) {
 		/* The journal cannot be written: a later ferryd would send finish, so the guest stays stopped and
 		 * locked until one has settled it. */
@@ -282,15 +358,18 @@ void source_settle(struct source *s, enum peer_message question)
 	if (answer == FINISH_NO_ANSWER)
 		return; /* ferryd is stopping: the journal says offered, the guest stays paused, and the next ferryd
 			   asks again */
-	if (answer == FINISH_REFUSED) {
+	if (answer == FINISH_REFUSED || answer == FINISH_RESOLVED_HERE) {
 		source_roll_back(s, e);
 		return;
 	}
 	migration_lock(migration);
-	if (s->copied.stopped_us)
+	if (s->copied.stopped_us && answer == FINISH_RUNNING)
 		migration->downtime_us = answered_us - s->copied.stopped_us - s->round_trip_us / 2;
-	migration->reason_code = ERROR_CODE_COUNT; /* a doubt that has been cleared up is no reason */
 	migration_unlock_changed(migration);
+	if (answer == FINISH_RESOLVED_THERE) {
+		migration_set_reason(migration, e->code, e->message);
+		source_owe_news(s);
+	}
 	if (s->machine)
 		copy_keep_final_figures(s->driver, s->machine, migration);
 	if (source_confirm(s, &e) < 0) {

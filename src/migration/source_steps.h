@@ -24,9 +24,10 @@ struct source {
 	uint16_t data_port;
 	char probe_token[RANDOM_ID_SIZE];
 	char tls_key_hex[65]; /* "" when the copy goes in plain text */
-	bool refuse_pending;
+	bool news_pending; /* the destination has not heard how it has ended */
 	bool destination_asked;    /* to check: it may have reserved a port for us */
 	bool destination_prepared; /* it may have started a machine for us */
+	bool settling;		   /* in source_settle(): what a person settles meanwhile cuts the question short */
 	int64_t round_trip_us;
 	struct copy_result copied;
 };
@@ -56,8 +57,8 @@ int source_confirm(struct source *s, struct error **e) MUST_CHECK;
 void source_roll_back(struct source *s, const struct error *why);
 /* Tell the destination that it must not take the VM (or can forget a check). */
 void source_send_refuse(struct source *s);
-/* After the end: go on telling it until it has heard. */
-void source_retry_refuse(struct source *s);
+/* After the end, without the VM's job: go on telling it until it has heard. */
+void source_retry_news(struct source *s);
 /* The end: set the status, keep the record. */
 void source_end(struct source *s, enum migration_status status);
 

@@ -45,7 +45,7 @@ struct http_client {
 
 	/* of the request under way */
 	char *answer;
-	size_t answer_length, answer_room;
+	size_t answer_length, answer_room, answer_limit;
 	bool answer_too_large;
 	int64_t sent_us;       /* when it went out last */
 	unsigned int attempts; /* how often it has gone out */
@@ -73,7 +73,7 @@ static size_t http_client_on_data(char *data, size_t size, size_t count, void *u
 {
 	struct http_client *client = user;
 	size_t length = size * count;
-	if (length > HTTP_ANSWER_LIMIT_BYTES - client->answer_length) {
+	if (length > client->answer_limit - client->answer_length) {
 		client->answer_too_large = true;
 		return 0;
 	}
@@ -190,6 +190,7 @@ static int http_client_new(struct http_client **ret, struct error **e)
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	pthread_once(&once, http_client_global_init);
 	struct http_client *client = xcalloc(1, sizeof(*client));
+	client->answer_limit = HTTP_ANSWER_LIMIT_BYTES;
 	client->curl = curl_easy_init();
 	client->multi = curl_multi_init();
 	if (!client->curl || !client->multi) {
@@ -302,6 +303,11 @@ void http_client_set_repeatable(struct http_client *client)
 	client->all_repeatable = true;
 }
 
+void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes)
+{
+	client->answer_limit = limit_bytes;
+}
+
 int64_t http_client_last_us(const struct http_client *client)
 {
 	return client->last_us;
@@ -360,8 +366,8 @@ static int http_client_failure(struct http_client *client, CURLcode result, stru
 	case CURLE_WRITE_ERROR:
 		if (client->answer_too_large) {
 			client->answered = true;
-			return error_set(e, ERROR_TOO_LARGE, "the answer of %s is larger than %d bytes", client->whose,
-					 HTTP_ANSWER_LIMIT_BYTES);
+			return error_set(e, ERROR_TOO_LARGE, "the answer of %s is larger than %zu bytes", client->whose,
+					 client->answer_limit);
 		}
 		break;
 	default:

@@ -1076,12 +1076,13 @@ static void test_many_faults(void **state)
 	}
 }
 
-/* The table of the handover has no step that nothing takes (journal_step() itself asserts that none is missing). */
+/* The table of the handover has no step that nothing takes (journal_step() itself asserts that none is missing). Those that only
+ * a person's word allows are taken in test_resolve.c. */
 static void test_table_is_used(void **state)
 {
 	(void)state;
 #define HANDOVER_STEP(from, to, when)                                                                                  \
-	if (!steps_taken[from][to])                                                                                    \
+	if (!steps_taken[from][to] && !strstr(when, "a person"))                                                       \
 		fail_msg("no test has taken the step %s -> %s", handover_state_name(from), handover_state_name(to));
 #include "migration/handover.tbl"
 #undef HANDOVER_STEP

@@ -27,7 +27,7 @@ static const char good[] = "{\"protocol\": 1, \"migration\": \"" ID
 			   "   \"disks\": [{\"target\": \"vda\", \"path\": \"/srv/a\", \"format\": \"raw\"}]},"
 			   " \"description\": {\"accelerator\": \"tcg\"},"
 			   " \"proofs\": [{\"target\": \"vda\", \"path\": \"/srv/a\", \"inode\": 12, \"probe\": "
-			   "\"/srv/.p\", \"token\": \"t\"}]}";
+			   "\"/srv/.p\", \"token\": \"" ID "\"}]}";
 
 static json_t *good_json(void)
 {

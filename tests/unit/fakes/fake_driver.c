@@ -223,6 +223,7 @@ static void load(struct machine *machine)
 	if (!partner)
 		return;
 	partner->loaded = true;
+	set_move(partner, MOVE_COMPLETED);
 	partner->generation = guest_of(machine->definition->uuid)->generation;
 	changed(partner);
 }

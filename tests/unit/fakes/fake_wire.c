@@ -113,6 +113,10 @@ static int handle(struct migration_host *host, const struct wire_message *messag
 		return destination_refuse(host, message->from, body, ret, e);
 	if (strcmp(message->message, "outcome") == 0)
 		return destination_outcome(host, message->from, message->argument, ret, e);
+	if (strcmp(message->message, "hello") == 0) {
+		*ret = json_pack("{ss ss}", "host", host->name, "journal", journal_id(host->journal));
+		return 0;
+	}
 	return error_set(e, ERROR_NOT_FOUND, "no such message");
 }
 
@@ -303,6 +307,12 @@ void http_client_set_interrupt(struct http_client *client, bool (*interrupted)(v
 void http_client_set_repeatable(struct http_client *client)
 {
 	(void)client; /* what goes out twice is the test's to say */
+}
+
+void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes)
+{
+	(void)client;
+	(void)limit_bytes;
 }
 
 void http_client_break_next(struct http_client *client, enum fault_action how, int64_t seed)
