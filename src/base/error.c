@@ -29,22 +29,12 @@ void error_cut_text(char *text, size_t max_bytes)
 	text[max_bytes] = '\0';
 }
 
-void error_cut_text(char *text, size_t max_bytes)
-{
-	if (strnlen(text, max_bytes + 1) <= max_bytes)
-		return;
-	while (max_bytes > 0 && ((unsigned char)text[max_bytes] & 0xc0) == 0x80)
-		max_bytes--;
-	text[max_bytes] = '\0';
-}
-
 static int error_store(struct error **e, enum error_code code, int errnum, char *message)
 {
 	if (!e) {
 		free(message);
 		return -1;
 	}
-	error_cut_text(message, ERROR_MESSAGE_MAX_BYTES);
 	error_cut_text(message, ERROR_MESSAGE_MAX_BYTES);
 	error_free(*e);
 	*e = xcalloc(1, sizeof(**e));

@@ -38,11 +38,6 @@ struct error {
 /* Cut text in place to at most so many bytes, not in the middle of a UTF-8 character. */
 void error_cut_text(char *text, size_t max_bytes);
 
-/* A message is cut at this length: much of it may be a peer's or a guest's words. */
-#define ERROR_MESSAGE_MAX_BYTES 4096
-/* Cut text in place to at most so many bytes, not in the middle of a UTF-8 character. */
-void error_cut_text(char *text, size_t max_bytes);
-
 /* Set *e. Each returns -1, so that `return error_set(e, …)` reads well. An error that is already in *e is replaced. */
 int error_set(struct error **e, enum error_code code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* As error_set, with ": strerror(errnum)" behind the message. */

@@ -424,12 +424,6 @@ static int put_faults(void *user, struct http_request *request, json_t **ret, st
 }
 #endif
 
-static int peer_owner(void *user, struct http_request *request, json_t **ret, struct error **e)
-{
-	const struct api *api = user;
-	return destination_owner(api->host, request->parameters[0], ret, e);
-}
-
 const struct http_route api_routes[] = {
 	{"GET", "/v1/host", HTTP_CALLER_CLIENT, get_host},
 	{"GET", "/v1/hosts", HTTP_CALLER_CLIENT, list_hosts},
@@ -457,7 +451,6 @@ const struct http_route api_routes[] = {
 	{"POST", "/v1/peer/finish", HTTP_CALLER_HOST, peer_finish},
 	{"POST", "/v1/peer/refuse", HTTP_CALLER_HOST, peer_refuse},
 	{"GET", "/v1/peer/outcome/{id}", HTTP_CALLER_HOST, peer_outcome},
-	{"GET", "/v1/peer/owner/{uuid}", HTTP_CALLER_HOST, peer_owner},
 	{"GET", "/v1/peer/owner/{uuid}", HTTP_CALLER_HOST, peer_owner},
 #ifdef FERRY_FAULTS
 	{"GET", "/v1/faults", HTTP_CALLER_CLIENT, get_faults},

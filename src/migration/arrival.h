@@ -8,7 +8,6 @@
 #define FERRY_MIGRATION_ARRIVAL_H
 
 #include "migration/checks.h"
-#include "migration/checks.h"
 #include "migration/data_port.h"
 #include "migration/host.h"
 #include "migration/offer.h"
@@ -23,8 +22,6 @@ struct destination_arrival {
 	struct offer offer;
 	bool new_here;                     /* the VM was unknown before: a refusal forgets it again */
 	struct definition *old_definition; /* what was kept of an earlier stay here; a refusal brings it back */
-	char *old_owner;		   /* and what was known of the owner: NULL when a restart has lost it */
-	uint64_t old_epoch;
 	char *old_owner;		   /* and what was known of the owner: NULL when a restart has lost it */
 	uint64_t old_epoch;
 	int64_t heard_us;                  /* of the source, last */

@@ -271,89 +271,6 @@ static void check_description(const struct offer *offer, json_t *failures)
 			checks_add(failures, here, ERROR_PEER_PROTOCOL, "key '%s': the definition and the description differ", keys[i]);
 }
 
-/* Hosts that a VM went through since it was here, at most; each may have to be asked who it went on to. */
-#define OWNERS_ASKED_MAX 8
-#define OWNER_TIMEOUT_MS 3000
-/* So often no VM is handed over while this host hears nothing of it. */
-#define EPOCHS_UNSEEN_MAX (1 << 20)
-
-/* Ask `owner` who owns the VM. False when it does not answer, or knows nothing of the VM. */
-static bool ask_owner(struct migration_host *host, const char *owner, const char *uuid, char **ret_owner, uint64_t *ret_epoch)
-{
-	struct http_client *client = NULL;
-	cleanup_json json_t *answer = NULL;
-	cleanup_error struct error *e = NULL;
-	cleanup_free char *path = xasprintf("/v1/peer/owner/%s", uuid);
-	const char *name = NULL;
-	int64_t epoch = 0;
-	if (peers_take(host->peers, owner, &client, &e) < 0)
-		return false;
-	int r = http_client_request(client, "GET", path, NULL, OWNER_TIMEOUT_MS, &answer, &e);
-	peers_give_back(host->peers, owner, client, r < 0 && !http_client_answered(client));
-	if (r < 0 || json_get_string(answer, "owner", &name, &e) < 0 ||
-	    json_get_integer(answer, "epoch", 1, OFFER_EPOCH_MAX, &epoch, &e) < 0)
-		return false;
-	*ret_owner = xstrdup(name);
-	*ret_epoch = (uint64_t)epoch;
-	return true;
-}
-
-/* Only the owner may offer a VM. That it is the owner is known here if it was the last time that this host heard of the VM;
- * else the VM has been handed on since, and those who did so can tell. Who offers what somebody else says to own is refused.
- * Where nobody can be asked (a host that is switched off does not keep its former guests from moving) the higher epoch
- * counts. */
-static void check_owner(struct migration_host *host, const struct offer *offer, json_t *failures)
-{
-	cleanup_free char *owner = NULL;
-	const char *uuid = offer->definition->uuid;
-	uint64_t epoch = 0;
-	if (!inventory_ownership(host->inventory, uuid, &owner, &epoch))
-		return;
-	if (epoch >= offer->epoch) {
-		checks_add(failures, here, ERROR_PEER_STALE, "the offer is of epoch %llu; %s knows epoch %llu",
-			   (unsigned long long)offer->epoch, host->name, (unsigned long long)epoch);
-		return;
-	}
-	if (offer->epoch - epoch > EPOCHS_UNSEEN_MAX) {
-		checks_add(failures, here, ERROR_PEER_PROTOCOL, "the offer is of epoch %llu, and %s knows %llu: that is too far ahead",
-			   (unsigned long long)offer->epoch, host->name, (unsigned long long)epoch);
-		return;
-	}
-	for (int asked = 0; strcmp(owner, offer->source) != 0; asked++) {
-		cleanup_free char *next = NULL;
-		uint64_t next_epoch = 0;
-		bool ours = strcmp(owner, host->name) == 0;
-		bool answered = !ours && asked < OWNERS_ASKED_MAX && *owner && epoch + 1 < offer->epoch &&
-				ask_owner(host, owner, uuid, &next, &next_epoch);
-		/* Between these two epochs there is no handover to the one who offers it; or the owner says itself that it is. */
-		if (ours || epoch + 1 == offer->epoch || (answered && (strcmp(next, owner) == 0 || next_epoch >= offer->epoch))) {
-			checks_add(failures, here, ERROR_PEER_NOT_OWNER, "the VM is owned by %s (epoch %llu), not by %s",
-				   answered ? next : owner, (unsigned long long)(answered ? next_epoch : epoch), offer->source);
-			return;
-		}
-		if (!answered || next_epoch <= epoch) {
-			log_warning("%s offers a VM that %s was the last known owner of, and nobody can be asked", offer->source,
-				    owner);
-			return;
-		}
-		char *before = owner;
-		owner = take_ptr(next);
-		free(before);
-		epoch = next_epoch;
-	}
-}
-
-/* What the driver looks at (below; it knows what it needs of a description) must be what will be started. */
-static void check_description(const struct offer *offer, json_t *failures)
-{
-	static const char *const keys[] = {"name", "uuid", "machine", "cpu", "vcpus", "memory_mib"};
-	cleanup_json json_t *offered = definition_to_json(offer->definition);
-	const json_t *described = json_object_get(offer->description, "definition");
-	for (size_t i = 0; described && i < sizeof(keys) / sizeof(keys[0]); i++)
-		if (!json_equal(json_object_get(offered, keys[i]), json_object_get(described, keys[i])))
-			checks_add(failures, here, ERROR_PEER_PROTOCOL, "key '%s': the definition and the description differ", keys[i]);
-}
-
 static void check_memory(const struct offer *offer, json_t *failures)
 {
 	cleanup_free char *text = NULL;
@@ -424,16 +341,6 @@ void checks_disk_files(const struct definition *definition, struct checks_file r
 	}
 }
 
-void checks_disk_files(const struct definition *definition, struct checks_file ret[DEFINITION_DISKS_MAX])
-{
-	memset(ret, 0, DEFINITION_DISKS_MAX * sizeof(ret[0]));
-	for (size_t i = 0; i < definition->disk_count; i++) {
-		struct stat st;
-		if (stat(definition->disks[i].path, &st) == 0)
-			ret[i] = (struct checks_file){st.st_dev, st.st_ino};
-	}
-}
-
 static void check_boot_file(const char *what, const char *path, json_t *failures)
 {
 	if (path && access(path, R_OK) < 0)
@@ -442,9 +349,6 @@ static void check_boot_file(const char *what, const char *path, json_t *failures
 
 int checks_destination(struct migration_host *host, const struct offer *offer, json_t *failures, struct error **e)
 {
-	/* Else our own probes would seem to be the source's. */
-	if (strcmp(offer->source_journal, journal_id(host->journal)) == 0)
-		checks_add(failures, here, ERROR_DEST_SAME_HOST, "the offer is of the journal of %s itself", host->name);
 	/* Else our own probes would seem to be the source's. */
 	if (strcmp(offer->source_journal, journal_id(host->journal)) == 0)
 		checks_add(failures, here, ERROR_DEST_SAME_HOST, "the offer is of the journal of %s itself", host->name);

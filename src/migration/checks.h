@@ -9,7 +9,6 @@
 
 #include <jansson.h>
 #include <sys/types.h>
-#include <sys/types.h>
 
 #include "migration/host.h"
 #include "migration/offer.h"
@@ -30,13 +29,6 @@ int checks_place_probes(const struct definition *definition, const char *journal
 void checks_remove_probes(const json_t *proofs);
 void checks_remove_old_probes(struct migration_host *host);
 
-/* The files that stand for an offer's disks here: what was looked at by the checks must be what is opened after them. Of a
- * disk that is not there both are 0. */
-struct checks_file {
-	dev_t device;
-	ino_t inode;
-};
-void checks_disk_files(const struct definition *definition, struct checks_file ret[DEFINITION_DISKS_MAX]);
 /* The files that stand for an offer's disks here: what was looked at by the checks must be what is opened after them. Of a
  * disk that is not there both are 0. */
 struct checks_file {

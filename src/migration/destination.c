@@ -76,42 +76,6 @@ static int check_source_not_busy(struct migration_host *host, const char *source
 	return 0;
 }
 
-/* What prepare must repeat of the offer that was checked: all of it; the key comes only with prepare. */
-static json_t *offer_to_compare(const struct offer *offer)
-{
-	json_t *json = offer_to_json(offer);
-	json_object_del(json, "tls_key_hex");
-	return json;
-}
-
-struct source_count {
-	const char *source;
-	unsigned int checked;
-};
-
-static void count_checked(void *user, struct migration *migration)
-{
-	struct source_count *count = user;
-	/* Read without `work`: one that is prepared just now may still count. */
-	if (migration->role == MIGRATION_DESTINATION && strcmp(migration->source, count->source) == 0) {
-		pthread_mutex_lock(&migration->mutex);
-		count->checked += migration->handover == HANDOVER_NONE && migration->status == MIGRATION_CHECKING;
-		pthread_mutex_unlock(&migration->mutex);
-	}
-}
-
-/* Each check holds a port until prepare, so one source may hold no more than half of them. */
-static int check_source_not_busy(struct migration_host *host, const char *source, struct error **e)
-{
-	const unsigned int ports = (unsigned int)(host->data_port_max - host->data_port_min + 1);
-	struct source_count count = {.source = source};
-	migration_list_each(host->migrations, count_checked, &count);
-	if (count.checked >= (ports + 1) / 2)
-		return error_set(e, ERROR_PEER_BUSY, "%u migrations of %s have been checked and not prepared; no more than %u may be",
-				 count.checked, source, (ports + 1) / 2);
-	return 0;
-}
-
 static int parse_offer_of(const char *caller, const json_t *body, struct offer *ret, struct error **e)
 {
 	if (offer_parse(body, ret, e) < 0)
@@ -239,8 +203,6 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 	if (definition_parse(definition_json, &definition, e) < 0)
 		return -1;
 	arrival->new_here = vm->epoch == 0;
-	arrival->old_owner = vm->epoch ? xstrdup(vm->owner) : NULL;
-	arrival->old_epoch = vm->epoch;
 	arrival->old_owner = vm->epoch ? xstrdup(vm->owner) : NULL;
 	arrival->old_epoch = vm->epoch;
 	if (vm->definition) {
@@ -508,18 +470,6 @@ int destination_outcome(struct migration_host *host, const char *caller, const c
 		error_set(e, ERROR_PERMISSION, "migration %s is between other hosts", migration_id);
 	migration_unref(migration);
 	return concerned ? 0 : -1;
-}
-
-int destination_owner(struct migration_host *host, const char *vm_uuid, json_t **ret, struct error **e)
-{
-	cleanup_free char *owner = NULL;
-	uint64_t epoch = 0;
-	if (!offer_uuid_valid(vm_uuid))
-		return error_set(e, ERROR_PEER_PROTOCOL, "'%.64s' is not a uuid", vm_uuid);
-	if (!inventory_ownership(host->inventory, vm_uuid, &owner, &epoch))
-		return error_set(e, ERROR_VM_NOT_FOUND, "%s knows nothing of VM %s", host->name, vm_uuid);
-	*ret = json_pack("{ss ss sI}", "vm_uuid", vm_uuid, "owner", owner, "epoch", (json_int_t)epoch);
-	return 0;
 }
 
 int destination_owner(struct migration_host *host, const char *vm_uuid, json_t **ret, struct error **e)

@@ -19,8 +19,6 @@ int destination_refuse(struct migration_host *host, const char *caller, const js
 int destination_outcome(struct migration_host *host, const char *caller, const char *migration_id, json_t **ret, struct error **e) MUST_CHECK;
 /* owner: who has the VM as far as this host knows: {vm_uuid, owner, epoch}. */
 int destination_owner(struct migration_host *host, const char *vm_uuid, json_t **ret, struct error **e) MUST_CHECK;
-/* owner: who has the VM as far as this host knows: {vm_uuid, owner, epoch}. */
-int destination_owner(struct migration_host *host, const char *vm_uuid, json_t **ret, struct error **e) MUST_CHECK;
 /* Take up an arrival that an earlier ferryd left unsettled; the VM's machine (if any) is attached. */
 int destination_recover(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
 /* Let go of what arrivals hold outside of the journal (ports, timers); their machines wait on. When ferryd stops: no message is

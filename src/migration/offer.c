@@ -24,15 +24,6 @@ bool offer_uuid_valid(const char *text)
 	return text[sizeof(shape) - 1] == '\0';
 }
 
-bool offer_uuid_valid(const char *text)
-{
-	static const char shape[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
-	for (size_t i = 0; i < sizeof(shape) - 1; i++)
-		if (shape[i] == '-' ? text[i] != '-' : !text[i] || !strchr("0123456789abcdef", text[i]))
-			return false;
-	return text[sizeof(shape) - 1] == '\0';
-}
-
 static int offer_copy_id(const char *text, const char *key, char ret_id[RANDOM_ID_SIZE], struct error **e)
 {
 	if (!offer_id_valid(text))
@@ -54,8 +45,6 @@ static int offer_check_proofs(const json_t *proofs, struct error **e)
 		    json_get_string(proof, "probe", &text, e) < 0 || json_get_string(proof, "token", &text, e) < 0 ||
 		    json_get_integer(proof, "inode", 0, INT64_MAX, &number, e) < 0)
 			return error_wrap(e, "proofs[%zu]", i);
-		if (!offer_id_valid(text)) /* the token, which was read last */
-			return error_set(e, ERROR_PEER_PROTOCOL, "proofs[%zu].token is not an id", i);
 		if (!offer_id_valid(text)) /* the token, which was read last */
 			return error_set(e, ERROR_PEER_PROTOCOL, "proofs[%zu].token is not an id", i);
 	}
@@ -84,9 +73,6 @@ int offer_parse(const json_t *json, struct offer *ret, struct error **e)
 		return -1;
 	if (tls_key_hex && (strlen(tls_key_hex) != 64 || strspn(tls_key_hex, "0123456789abcdef") != 64))
 		return error_set(e, ERROR_PEER_PROTOCOL, "key 'tls_key_hex' must be 64 hex digits");
-	/* One that is missing would be made up here, and be another at each reading. */
-	if (!json_is_string(json_object_get(definition, "uuid")))
-		return error_set(e, ERROR_PEER_PROTOCOL, "the offered definition has no uuid");
 	/* One that is missing would be made up here, and be another at each reading. */
 	if (!json_is_string(json_object_get(definition, "uuid")))
 		return error_set(e, ERROR_PEER_PROTOCOL, "the offered definition has no uuid");

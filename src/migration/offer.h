@@ -37,11 +37,5 @@ bool offer_uuid_valid(const char *text);
 /* No epoch is higher: every reader of JSON can hold it, and a VM that is handed over each second gets there in no time that
  * matters. Without a bound a peer could make one that nothing comes after. */
 #define OFFER_EPOCH_MAX ((INT64_C(1) << 53) - 1)
-/* Whether text is a uuid as definition_parse() writes them: 36 characters, lower case. */
-bool offer_uuid_valid(const char *text);
-
-/* No epoch is higher: every reader of JSON can hold it, and a VM that is handed over each second gets there in no time that
- * matters. Without a bound a peer could make one that nothing comes after. */
-#define OFFER_EPOCH_MAX ((INT64_C(1) << 53) - 1)
 
 #endif

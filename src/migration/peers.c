@@ -12,7 +12,6 @@
 
 #define PEERS_IDLE_MAX 8
 #define ANSWER_LIMIT_BYTES ((size_t)1024 * 1024)
-#define ANSWER_LIMIT_BYTES ((size_t)1024 * 1024)
 
 struct idle_client {
 	char *name;

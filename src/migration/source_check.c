@@ -23,9 +23,6 @@
 #define THEIR_FAILURES_MAX 256
 #define THEIR_CODE_MAX_BYTES 64
 #define DATA_PORT_MIN 1024
-#define THEIR_FAILURES_MAX 256
-#define THEIR_CODE_MAX_BYTES 64
-#define DATA_PORT_MIN 1024
 
 /* ---- begin ---- */
 

@@ -308,11 +308,6 @@ void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes
 	client->answer_limit = limit_bytes;
 }
 
-void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes)
-{
-	client->answer_limit = limit_bytes;
-}
-
 int64_t http_client_last_us(const struct http_client *client)
 {
 	return client->last_us;

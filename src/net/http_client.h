@@ -37,8 +37,6 @@ void http_client_set_interrupt(struct http_client *client, bool (*interrupted)(v
 void http_client_set_repeatable(struct http_client *client);
 /* A longer answer is ERROR_TOO_LARGE. Until it is called: 16 MiB. */
 void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes);
-/* A longer answer is ERROR_TOO_LARGE. Until it is called: 16 MiB. */
-void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes);
 /* Wall time of the last request on the wire, from request sent to answer received, for estimating the round trip. */
 int64_t http_client_last_us(const struct http_client *client);
 

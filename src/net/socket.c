@@ -287,14 +287,6 @@ bool socket_address_is_remote(const char *address)
 	return socket_parse_address(address, bytes, &is_v4) && !socket_address_in_networks(address, not_remote);
 }
 
-bool socket_address_is_remote(const char *address)
-{
-	static const char not_remote[] = "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3, ::/127, fe80::/10, ff00::/8";
-	unsigned char bytes[16];
-	bool is_v4;
-	return socket_parse_address(address, bytes, &is_v4) && !socket_address_in_networks(address, not_remote);
-}
-
 int socket_networks_check(const char *networks, struct error **e)
 {
 	cleanup_free char *copy = xstrdup(networks);

@@ -20,8 +20,6 @@ int socket_connect_tcp(const char *address, uint16_t port, int64_t timeout_ms, i
 bool socket_address_in_networks(const char *address, const char *networks);
 /* Whether a numeric address can be that of an interface of another host: not this host itself, nor all or many hosts. */
 bool socket_address_is_remote(const char *address);
-/* Whether a numeric address can be that of an interface of another host: not this host itself, nor all or many hosts. */
-bool socket_address_is_remote(const char *address);
 /* That every item of such a list is well formed. */
 int socket_networks_check(const char *networks, struct error **e) MUST_CHECK;
 

@@ -162,17 +162,6 @@ bool inventory_ownership(struct inventory *inventory, const char *uuid, char **r
 	return true;
 }
 
-bool inventory_ownership(struct inventory *inventory, const char *uuid, char **ret_owner, uint64_t *ret_epoch)
-{
-	LOCK_SCOPE(&inventory->mutex);
-	const struct vm_entry *entry = entry_by_uuid(inventory, uuid);
-	if (!entry || entry->vm.epoch == 0)
-		return false;
-	*ret_owner = xstrdup(entry->vm.owner);
-	*ret_epoch = entry->vm.epoch;
-	return true;
-}
-
 /* ---- the janitor ---- */
 
 /* On the loop's thread. */

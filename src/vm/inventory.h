@@ -60,9 +60,6 @@ json_t *inventory_list(struct inventory *inventory);
 /* Who owns a VM as far as this host knows, also one that is not defined here any more. False when nothing is known of it;
  * *ret_owner ("": not settled) is the caller's. */
 bool inventory_ownership(struct inventory *inventory, const char *uuid, char **ret_owner, uint64_t *ret_epoch);
-/* Who owns a VM as far as this host knows, also one that is not defined here any more. False when nothing is known of it;
- * *ret_owner ("": not settled) is the caller's. */
-bool inventory_ownership(struct inventory *inventory, const char *uuid, char **ret_owner, uint64_t *ret_epoch);
 
 /* Take a VM's job (waiting for one that ends soon); ERROR_VM_BUSY names the job that holds it. `what` is copied ("start", "migration 1f3c…"). */
 int inventory_lock(struct inventory *inventory, const char *name, const char *what, struct vm **ret, struct error **e) MUST_CHECK;

@@ -315,12 +315,6 @@ void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes
 	(void)limit_bytes;
 }
 
-void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes)
-{
-	(void)client;
-	(void)limit_bytes;
-}
-
 void http_client_break_next(struct http_client *client, enum fault_action how, int64_t seed)
 {
 	(void)client;
