@@ -71,7 +71,7 @@ static const struct verb verbs[] = {
 	 "once it is fenced: powered off, or cut from the VM's storage and from its network, and sure to stay so. If that is\n"
 	 "not true, two copies of the VM run and destroy its disks. --fenced is your statement that it is true.\n"
 	 "Ask the host where the migration waits, usually the source. On a terminal the name is asked for again.\n"
-	 "A VM that its source gets back is left paused: resume it if it has not run on the fenced host, else stop and start it.\n"
+	 "The VM is left paused: resume it only if it has not run on the fenced host since, else stop it and start it anew.\n"
 	 "Exit status: 0 the VM is owned by --owner; 1 it is not; 2 usage; 4 still in doubt; 5 not confirmed.",
 	 "ferry migration resolve 1f3c --owner host-a --fenced host-b", run_migration_resolve},
 	{"vm define", "FILE", 1, 1, NULL, "make a VM known to this host by its definition", "FILE is a JSON document; - reads it from stdin.",

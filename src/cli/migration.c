@@ -32,7 +32,7 @@ int run_migration_list(struct cli *cli)
 		const json_t *one = json_array_get(list, i);
 		char id[SHORT_ID + 1], date[OUTPUT_DATE_SIZE], total[UNITS_SIZE], pause[UNITS_SIZE], length[UNITS_SIZE];
 		const json_t *waiting = json_object_get(one, "waiting");
-		cleanup_free char *awaited = json_is_object(waiting)
+		cleanup_free char *awaited = json_is_object(waiting) && !json_is_true(json_object_get(one, "ended"))
 						     ? xasprintf("for %s, %s", output_string(waiting, "for"),
 								 units_format_ms(length, output_number(waiting, "for_ms")))
 						     : NULL;

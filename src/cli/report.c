@@ -22,6 +22,18 @@ static bool report_true(const json_t *migration, const char *key)
 	return json_is_true(json_object_get(migration, key));
 }
 
+/* Whose record it is. */
+static bool report_is_destination(const json_t *migration)
+{
+	return strcmp(output_string(migration, "role"), "destination") == 0;
+}
+
+/* What a person has settled leaves something to be done: the guest is paused, say. */
+static bool report_reason_is_resolution(const json_t *migration)
+{
+	return strcmp(output_string(json_object_get(migration, "reason"), "code"), error_code_name(ERROR_MIGRATION_RESOLVED)) == 0;
+}
+
 int report_status(const json_t *migration)
 {
 	if (report_is(migration, "completed"))
@@ -59,7 +71,7 @@ void report_failures(const json_t *failures, const char *vm, const char *to)
 char *report_waiting(const json_t *migration)
 {
 	const json_t *waiting = json_object_get(migration, "waiting");
-	if (!json_is_object(waiting))
+	if (!json_is_object(waiting) || report_true(migration, "ended"))
 		return NULL;
 	char length[UNITS_SIZE];
 	long long asked = output_integer(waiting, "asked");
@@ -111,7 +123,7 @@ static void report_reason(const json_t *migration)
 	cleanup_free char *message = awaited ? xasprintf("waiting %s", awaited)
 					     : output_safe(json_is_object(reason) ? output_string(reason, "message")
 										  : "no reason is known");
-	bool resolved = strcmp(code, error_code_name(ERROR_MIGRATION_RESOLVED)) == 0;
+	bool resolved = report_reason_is_resolution(migration);
 	const char *what = resolved				       ? "was settled by a person"
 			   : report_is(migration, "cancelled")	       ? "was cancelled"
 			   : report_status(migration) == EXIT_IN_DOUBT ? "is not settled"
@@ -130,8 +142,8 @@ static void report_figures(const json_t *migration)
 	char total[UNITS_SIZE], pause[UNITS_SIZE], sent[UNITS_SIZE];
 	long long iterations = output_integer(migration, "iterations");
 	double pause_ms = output_number(migration, "downtime_ms");
-	/* What was paused and did not go on over there was not measured. */
-	bool stopped = false;
+	/* What was paused and did not go on over there was not measured; and only the source measures at all. */
+	bool stopped = report_is_destination(migration);
 	const json_t *phases = json_object_get(migration, "phases");
 	for (size_t i = 0; i < json_array_size(phases); i++)
 		stopped |= strcmp(output_string(json_array_get(phases, i), "name"), "switching") == 0;
@@ -140,6 +152,8 @@ static void report_figures(const json_t *migration)
 	       : stopped    ? ""
 			    : "; the guest was not paused",
 	       pause_ms > 0 ? units_format_ms(pause, pause_ms) : "");
+	if (report_is_destination(migration))
+		return;
 	printf("  sent       %s in %lld iteration%s, %s, %s\n", units_format_bytes(sent, output_number(migration, "wire_bytes")),
 	       iterations, iterations == 1 ? "" : "s", output_string(migration, "transport"),
 	       report_true(migration, "encrypted") ? "encrypted" : "not encrypted");
@@ -151,11 +165,11 @@ static char *report_resolved(const json_t *migration)
 	const json_t *resolved = json_object_get(migration, "resolved");
 	if (!json_is_object(resolved))
 		return NULL;
-	bool at_source = strcmp(output_string(migration, "role"), "destination") != 0, untold = report_true(migration, "cleanup_pending");
+	bool untold = report_true(migration, "cleanup_pending");
 	cleanup_free char *words =
 		xasprintf("by a person: %s owns it, %s was stated to be fenced%s%s%s", output_string(resolved, "owner"),
 			  output_string(resolved, "fenced"), untold ? "; " : "",
-			  untold ? output_string(migration, at_source ? "destination" : "source") : "",
+			  untold ? output_string(migration, report_is_destination(migration) ? "source" : "destination") : "",
 			  untold ? " is told as soon as it answers" : "");
 	return output_safe(words);
 }
@@ -163,7 +177,7 @@ static char *report_resolved(const json_t *migration)
 int report_end(const struct cli *cli, const json_t *migration)
 {
 	int status = report_status(migration);
-	if (status != EXIT_COMPLETED)
+	if (status != EXIT_COMPLETED || report_reason_is_resolution(migration))
 		report_reason(migration);
 	if (report_waits(migration))
 		report_remedy(cli, migration, stderr, "  ");

@@ -70,8 +70,7 @@ static void resolve_describe(const json_t *migration, const char *owner, const c
 	cleanup_free char *vm = output_safe(output_string(migration, "vm"));
 	cleanup_free char *awaited = report_waiting(migration);
 	/* The daemon that is asked is one of the two; what it can do itself differs from what it can only put on record. */
-	bool at_source = !resolve_is(migration, "role", "destination");
-	const char *asked = output_string(migration, at_source ? "source" : "destination");
+	const char *asked = output_string(migration, resolve_is(migration, "role", "destination") ? "destination" : "source");
 	fprintf(stderr, "The move of %s from %s to %s is in doubt", vm, output_string(migration, "source"),
 		output_string(migration, "destination"));
 	if (awaited)
@@ -82,16 +81,11 @@ static void resolve_describe(const json_t *migration, const char *owner, const c
 			"From now on %s owns %s: the copy on %s is ended, and %s gives the VM up for good. Do this only if you know\n"
 			"that %s has it.\n",
 			owner, vm, fenced, fenced, owner);
-	else if (at_source)
-		fprintf(stderr,
-			"From now on %s owns %s, and whatever %s believes of it is void. It is left paused: resume it there only if you\n"
-			"know that it has not run on %s, else its disks have changed since: stop it, and start it anew.\n",
-			owner, vm, fenced, fenced);
 	else
 		fprintf(stderr,
-			"From now on %s owns %s, and its copy there is let run, with the memory that it had when it left %s. Do this\n"
-			"only if you know that it has not run on there since: its disks would have changed.\n",
-			owner, vm, fenced);
+			"From now on %s owns %s, and whatever %s believes of it is void. It is left paused: resume it there only if you\n"
+			"know that it has not run on %s since, else its disks have changed: stop it, and start it anew.\n",
+			owner, vm, fenced, fenced);
 	fprintf(stderr, "This cannot be taken back. You state that %s is fenced.\n", fenced);
 	resolve_explain_fencing();
 }

@@ -659,6 +659,25 @@ def test_waiting_of_a_destination(fake):
     assert f"ferry migration resolve {id} --owner host-a --fenced host-b\n" in shown
 
 
+def test_what_has_ended_does_not_wait(fake, doubt):
+    fake.update(doubt, status="rolled-back", reason={"code": "migration.resolved", "message": "it was settled"})
+    shown = ferry(fake, "migration", "show", doubt).stdout
+    assert "waiting" not in shown and "reason       it was settled (migration.resolved)" in shown
+    assert ferry(fake, "migration", "list").stdout.splitlines()[1].endswith(" -")
+
+
+def test_destination_measures_nothing(fake):
+    id = fake.add_migration("web1", "host-a", role="destination", source="host-b")
+    fake.doubt(id)
+    fake.update(id, status="completed", cleanup_pending=True, waiting=None,
+                resolved={"owner": "host-a", "fenced": "host-b", "at_ms": 1, "epoch": 2},
+                reason={"code": "migration.resolved", "message": "it is paused"})
+    result = ferry(fake, "migration", "watch", id)
+    assert result.returncode == 0 and "settled by a person: it is paused" in result.stderr
+    assert "not paused" not in result.stdout and "sent" not in result.stdout
+    assert "fenced; host-b is told as soon as it answers" in result.stdout
+
+
 def test_waiting_while_watched(fake, doubt):
     process = start(fake, "migration", "watch", doubt)
     fake.wait_request("GET", doubt)
@@ -822,7 +841,7 @@ def test_resolve_asks_on_a_terminal(fake, doubt, typed, status):
 
 @pytest.mark.parametrize("role, owner, fenced, words", [
     ("source", "host-b", "host-a", "the copy on host-a is ended"),
-    ("destination", "host-b", "host-a", "its copy there is let run"),
+    ("destination", "host-b", "host-a", "It is left paused"),
     ("destination", "host-a", "host-b", "the copy on host-b is ended"),
 ])
 def test_resolve_says_what_will_happen(fake, doubt, role, owner, fenced, words):
@@ -1177,3 +1196,71 @@ def test_small_program_loads_little():
     libraries = subprocess.run(["ldd", FERRY], text=True, capture_output=True, check=True).stdout
     assert "libcurl" not in libraries and "libgnutls" not in libraries
     assert "libcurl" in subprocess.run(["ldd", FERRY + "-remote"], text=True, capture_output=True, check=True).stdout
+
+
+# ---- with real ferryds ----
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+def test_resolve_with_real_daemons():
+    """What the stand-in was taught is what ferryd does: what is refused and how, what is shown, what happens."""
+    from moves import Pair, Proxy, Refused
+    ports = range(49152, 49160)
+    pair = Pair("cli", config={"migration": {"silence_limit": "3", "finish_timeout": "5"},
+                               "data": {"native_ports": f"{ports[0]}-{ports[-1]}"}})
+    way = None
+
+    def resolve(id, owner="host-a", fenced="host-b"):
+        result = pair.ferry("host-a", *resolve_words(id, owner=owner, fenced=fenced), "--output", "json", check=False)
+        answer = json.loads(result.stdout)
+        return result.returncode, answer.get("error", {}).get("code"), answer
+
+    try:
+        way = Proxy(pair, ports)
+        guest = pair.guest("h")
+        assert resolve("abcdef")[:2] == (1, "migration.not_found")
+        id = pair.begin(guest, bandwidth_bytes_per_s=40_000_000)
+        pair.wait("host-a", id, "copying")
+        assert resolve(id)[:2] == (1, "migration.not_in_doubt")
+        # From here on nothing reaches host-b: finish is not heard, so the guest does not run there.
+        way.set(accept_control=False)
+        way.cut(control=True)
+        pair.wait("host-a", id, lambda m: m["waiting"] and m["waiting"]["asked"] > 1, timeout=120)
+        shown = pair.ferry("host-a", "migration", "show", id).stdout
+        assert re.search(r"^waiting +for host-b to say whether it has taken the VM, for [\d.]+ m?s \(asked \d+ times; last: .+\)$",
+                         shown, re.M), shown
+        assert "  for host-b, " in pair.ferry("host-a", "migration", "list").stdout
+        assert resolve(id, owner="host-c")[:2] == (2, "invalid_argument")
+        assert resolve(id, fenced="host-c")[:2] == (2, "migration.not_fenced")
+        for body in ({"owner": "host-a"}, {"owner": "host-a", "fenced": "host-a"}):
+            with pytest.raises(Refused) as refused:
+                pair.api("host-a", "POST", f"/v1/migrations/{id}/resolve", body)
+            assert refused.value.code == "migration.not_fenced"
+        assert pair.migration("host-a", id)["status"] == "in-doubt"
+        pair.kill_ferryd("host-b")
+        for pid in pair.qemus("host-b")["h"]:
+            os.kill(pid, signal.SIGKILL)
+            pair.wait_gone(pid)
+        status, _, settled = resolve(id)
+        assert (status, settled["owner"], settled["cleanup_pending"]) == (0, "host-a", True)
+        resolved = settled["resolved"]
+        assert (resolved["owner"], resolved["fenced"]) == ("host-a", "host-b") and resolved["epoch"] > 2 and resolved["at_ms"] > 0
+        assert settled["waiting"] is None and settled["reason"]["code"] == "migration.resolved"
+        assert resolve(id)[0] == 0  # said twice
+        assert resolve(id, "host-b", "host-a")[:2] == (1, "migration.ended")
+        # It is for the person to say whether it goes on from memory.
+        assert pair.vms("host-a")["h"]["state"] == "paused"
+        pair.ferry("host-a", "vm", "resume", "h")
+        pair.mark()
+        guest.beats(100)
+        way.open_all()
+        pair.start_ferryd("host-b")
+        told = pair.wait("host-a", id, lambda m: not m["cleanup_pending"])
+        assert told["resolved"] == resolved
+        pair.settled(guest, "host-a")
+        guest.host = "host-a"
+        pair.migrate(guest, "host-b")
+        pair.settled(guest, "host-b")
+    finally:
+        if way:
+            way.close()
+        pair.close()
