@@ -24,6 +24,7 @@ struct vm_entry {
 	char *job;    /* NULL: free */
 	bool ends_soon;
 	bool look;    /* the janitor should look at the machine */
+	int64_t look_not_before_us; /* it could not be tidied up just now */
 	bool forget;  /* remove the entry when the job ends */
 	struct vm_entry *next;
 };
@@ -164,6 +165,8 @@ bool inventory_ownership(struct inventory *inventory, const char *uuid, char **r
 
 /* ---- the janitor ---- */
 
+#define TIDY_AGAIN_US 5000000
+
 /* On the loop's thread. */
 static void machine_changed(void *user, const struct machine_state *state)
 {
@@ -178,7 +181,7 @@ static void machine_changed(void *user, const struct machine_state *state)
 /* The mutex is held. Whether there is something to tidy up, and nobody who will do it. */
 static bool entry_untidy(struct vm_entry *entry)
 {
-	if (!entry->look || entry->job)
+	if (!entry->look || entry->job || clock_monotonic_us() < entry->look_not_before_us)
 		return false;
 	entry->look = false;
 	if (!entry->vm.machine)
@@ -193,9 +196,22 @@ static void tidy_entry(struct inventory *inventory, struct vm_entry *entry)
 	log_context_set(NULL, entry->vm.name);
 	log_info("guest ended");
 	cleanup_error struct error *e = NULL;
-	if (vm_end(inventory, &entry->vm, &e) < 0)
-		log_failure(LOG_LEVEL_WARNING, "cannot tidy up after the guest", e);
+	if (vm_end(inventory, &entry->vm, &e) < 0) {
+		log_failure(LOG_LEVEL_WARNING, "cannot tidy up after the guest; trying again later", e);
+		LOCK_SCOPE(&inventory->mutex);
+		entry->look_not_before_us = clock_monotonic_us() + TIDY_AGAIN_US;
+	}
 	log_context_set(NULL, NULL);
+}
+
+/* The mutex is held. When something is to be looked at again, INT64_MAX if nothing is. */
+static int64_t next_look_us(const struct inventory *inventory)
+{
+	int64_t next_us = INT64_MAX;
+	for (const struct vm_entry *entry = inventory->entries; entry; entry = entry->next)
+		if (entry->look && !entry->job && entry->look_not_before_us < next_us)
+			next_us = entry->look_not_before_us;
+	return next_us;
 }
 
 static void *janitor_main(void *user)
@@ -207,7 +223,11 @@ static void *janitor_main(void *user)
 		while (entry && !entry_untidy(entry))
 			entry = entry->next;
 		if (!entry) {
-			pthread_cond_wait(&inventory->wake_janitor, &inventory->mutex);
+			int64_t next_us = next_look_us(inventory);
+			if (next_us == INT64_MAX)
+				pthread_cond_wait(&inventory->wake_janitor, &inventory->mutex);
+			else
+				(void)cond_wait_until(&inventory->wake_janitor, &inventory->mutex, next_us);
 			continue;
 		}
 		entry->job = xstrdup("tidying up");
@@ -249,7 +269,7 @@ int inventory_new(const struct inventory_options *options, struct inventory **re
 	inventory->options = *options;
 	inventory->host_name = xstrdup(options->host_name);
 	pthread_mutex_init(&inventory->mutex, NULL);
-	pthread_cond_init(&inventory->wake_janitor, NULL);
+	cond_init(&inventory->wake_janitor);
 	cond_init(&inventory->job_ended);
 	if (database_run(options->db, e, schema, "") < 0 ||
 	    database_query(options->db, e, load_row, inventory, "SELECT uuid, name, owner, epoch, definition FROM vm", "") < 0) {

@@ -306,6 +306,32 @@ static void test_guest_ends_by_itself(void **state)
 	assert_false(fake_world_has(HOST, UUID_1));
 }
 
+static int no_verb(struct inventory *inventory, struct vm *vm, struct error **e)
+{
+	(void)inventory;
+	(void)vm;
+	(void)e;
+	return 0;
+}
+
+/* A process that does not go away is not tried to be ended in a tight loop. */
+static void test_untidy_guest(void **state)
+{
+	struct fixture *f = *state;
+	define(f, "web", UUID_1);
+	assert_int_equal(with_job(f, "web", vm_start), ERROR_CODE_COUNT);
+	unsigned int before = fake_driver_calls(HOST, FAKE_END);
+	fake_driver_fail(HOST, FAKE_END, FAKE_FAIL, 1000000);
+	fake_world_kill(HOST, UUID_1);
+	while (fake_driver_calls(HOST, FAKE_END) == before)
+		sched_yield();
+	for (int i = 0; i < 50; i++)
+		assert_int_equal(with_job(f, "web", no_verb), ERROR_CODE_COUNT);
+	assert_int_equal(fake_driver_calls(HOST, FAKE_END), before + 1);
+	fake_driver_fail(HOST, FAKE_END, FAKE_FAIL, 0);
+	assert_int_equal(with_job(f, "web", vm_end), ERROR_CODE_COUNT);
+}
+
 static void test_restart(void **state)
 {
 	struct fixture *f = *state;
@@ -621,7 +647,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_define),         TEST(test_define_bad),
 		TEST(test_define_again),   TEST(test_undefine),
-		TEST(test_start_and_end),  TEST(test_guest_ends_by_itself),
+		TEST(test_start_and_end),  TEST(test_guest_ends_by_itself), TEST(test_untidy_guest),
 		TEST(test_restart),        TEST(test_autostart),
 		TEST(test_one_job),        TEST(test_ends_soon),
 		TEST(test_jobs_exclude),   TEST(test_not_ours),
