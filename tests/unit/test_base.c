@@ -146,7 +146,10 @@ static void test_json_parse(void **state)
 	cleanup_free char *deep = xmalloc(200001);
 	memset(deep, '[', 200000);
 	deep[200000] = '\0';
-	assert_parse(deep, false);
+	cleanup_json json_t *none = NULL;
+	cleanup_error struct error *too_deep = NULL;
+	assert_int_equal(json_parse(deep, 200000, &none, &too_deep), -1);
+	assert_int_equal(too_deep->code, ERROR_TOO_LARGE);
 }
 
 static void test_json_getters(void **state)
