@@ -203,7 +203,8 @@ def question(guest, ident, epoch, source="host-a"):
 def offer(pair, guest, ident, epoch, source="host-a"):
     record = json.loads(Path(pair.host(guest.host).outside(f"/run/ferry/vms/{guest.uuid}/actual.json")).read_text())
     definition = copy.deepcopy(record["definition"])
-    return {"protocol": 1, "migration": ident, "source": source, "journal": secrets.token_hex(16), "epoch": epoch,
+    journal = pair.api(source, "GET", "/v1/host")["journal"]
+    return {"protocol": 1, "migration": ident, "source": source, "journal": journal, "epoch": epoch,
             "paused": False, "channels": 1, "definition": definition, "proofs": [],
             "description": {"definition": definition, "qemu_version": "", "accelerator": "tcg", "firmware": [],
                             "memory_bytes": record["memory_bytes"], "blocked_reasons": [], "snapshot_mode": False,
@@ -257,7 +258,7 @@ def test_prepared_and_left_alone(pair, guest):
     assert status == 403
     status, answer = post(pair, "finish", question(guest, ident, epoch, source="host-b"), caller="host-b")
     assert (status, answer["error"]["code"]) == (409, "peer.stale")
-    for wrong in ({"epoch": epoch - 1}, {"epoch": epoch + 1}, {"vm_uuid": "00000000-0000-4000-8000-000000000000"}):
+    for wrong in ({"epoch": epoch + 2}, {"epoch": epoch + 1}, {"vm_uuid": "00000000-0000-4000-8000-000000000000"}):
         status, answer = post(pair, "finish", {**question(guest, ident, epoch), **wrong})
         assert (status, answer["error"]["code"]) == (409, "peer.stale")
     log.expect("handover=refused")
