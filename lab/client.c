@@ -17,6 +17,8 @@
  * Control is a unix socket (--control PATH), one question and one line of JSON a connection:
  *     mark                    begin to count anew
  *     report                  all guests
+ *     forget ADDRESS          forget the guest at ADDRESS: it has ended, and starts again from a saved state, with the boot
+ *                             id and the numbers of then, which would look like a second copy
  *     wait ADDRESS BEATS      answers once the guest at ADDRESS (or any: "*") was ready and heard BEATS times since the mark
  *     quit                    report, then end
  * `heartbeat-client --ask PATH QUESTION...` asks and prints the answer. SIGTERM and --seconds end it with a report on
@@ -297,6 +299,19 @@ static void mark(void)
         memset(&guests[i]->marked, 0, sizeof(guests[i]->marked));
 }
 
+static void forget(uint32_t address)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < guest_count; i++) {
+        if (guests[i]->address == address)
+            free(guests[i]);
+        else
+            guests[kept++] = guests[i];
+    }
+    guest_count = kept;
+}
+
 /* ---- report ---- */
 
 static double ms(uint64_t ns)
@@ -418,11 +433,16 @@ static bool wait_is_over(const struct connection *connection)
 static void connection_obey(struct connection *connection)
 {
     static const char unknown[] = "{\"error\":\"not a question\"}\n", marked[] = "{\"marked\":true}\n";
+    static const char forgotten[] = "{\"forgotten\":true}\n";
     char address[64];
+    uint32_t number;
 
     if (strcmp(connection->question, "mark") == 0) {
         mark();
         connection_answer(connection, marked, sizeof(marked) - 1);
+    } else if (sscanf(connection->question, "forget %63s", address) == 1 && inet_pton(AF_INET, address, &number) == 1) {
+        forget(number);
+        connection_answer(connection, forgotten, sizeof(forgotten) - 1);
     } else if (strcmp(connection->question, "report") == 0) {
         connection_answer_report(connection);
     } else if (strcmp(connection->question, "quit") == 0) {
@@ -608,7 +628,7 @@ int main(int argc, char **argv)
             break;
         case 'h':
             printf("usage: heartbeat-client [--port N] [--control SOCKET] [--seconds N]\n"
-                   "       heartbeat-client --ask SOCKET mark | report | wait ADDRESS BEATS | quit\n");
+                   "       heartbeat-client --ask SOCKET mark | report | forget ADDRESS | wait ADDRESS BEATS | quit\n");
             return 0;
         default:
             return 2;

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 
+from . import saved
 from .errors import LabError
 from .processes import Process
 
@@ -23,7 +24,9 @@ def configuration(lab, host):
         "data": {"address": host.address, "native_ports": "49152-49215"},
         "qemu": {"accelerator": os.environ.get("FERRY_LAB_ACCEL", "tcg"), "user": GUEST_USER},
     }
-    if lab.qemu:
+    if lab.restore:
+        sections["qemu"]["binary"] = saved.BINARY
+    elif lab.qemu:
         sections["qemu"]["binary"] = lab.qemu.binary
     if lab.trusted:
         sections["data"]["trusted"] = "198.18.0.0/24"

@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 
-from . import daemon, links, processes, qemu
+from . import daemon, links, processes, qemu, saved
 from .errors import LabError
 from .hosts import Host, host_name
 from .processes import Process
@@ -53,6 +53,7 @@ class Lab:
         self.delay_us = state.get("delay_us", 0)
         self.trusted = state.get("trusted", False)
         self.config = state.get("config", {})
+        self.restore = state.get("restore", False)
         self.faults = state.get("faults", False)
         self.qemu = qemu.of_lab(state)
         self.hosts = [Host(self, host_name(i), i + 1) for i in range(state.get("hosts", 0))]
@@ -79,11 +80,12 @@ class Lab:
         return bool(self.state.get("up")) and all(host.is_up() for host in self._all)
 
     def up(self, hosts=2, rate=None, delay=None, trusted=False, ferryd=True, config=None, with_qemu=None,
-           faults=False):
+           faults=False, restore=False):
         """Makes the lab and returns self. rate such as "1gbit", for each host and direction; delay such as "20ms", the
         round trip between two hosts; trusted lets ferryd send in plain text; config adds keys to ferryd's
         configuration: {section: {key: value}}; with_qemu is "backports" or "system", else what qemu.provide() finds
-        best, or none without ferryd; faults starts ferryd-faults in place of ferryd. What fails in between is undone."""
+        best, or none without ferryd; faults starts ferryd-faults in place of ferryd; restore lets guests
+        start from saved states, see save_guest(). What fails in between is undone."""
         if os.geteuid() != 0:
             raise LabError("the lab needs root: it makes namespaces")
         if not 1 <= hosts <= HOSTS_MAX:
@@ -91,7 +93,7 @@ class Lab:
         own_qemu = qemu.provide(with_qemu, self.build) if ferryd or with_qemu else None
         state = {"hosts": hosts, "rate_bits": links.parse_rate(rate) if rate else 0,
                  "delay_us": links.parse_delay(delay) if delay else 0, "trusted": trusted, "config": config or {},
-                 "ferryd": ferryd, "faults": faults, "qemu": qemu.to_state(own_qemu), "up": False}
+                 "ferryd": ferryd, "faults": faults, "restore": restore, "qemu": qemu.to_state(own_qemu), "up": False}
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         try:
             os.mkdir(self.path)
@@ -110,6 +112,8 @@ class Lab:
             # kernel (fs.protected_regular) forbids even root to open a guest's file with O_CREAT.
             os.chown(os.path.join(self.path, "shared"), *map(int, daemon.GUEST_USER.split(":")))
             links.connect(self)
+            if restore:
+                saved.write_wrapper(self)
             if ferryd:
                 daemon.prepare(self)
                 for host in self.hosts:
@@ -169,6 +173,25 @@ class Lab:
 
     def _host(self, host):
         return host if isinstance(host, Host) else self.host(host)
+
+    # ---- Saved guests ----
+
+    def save_guest(self, host, name, **options):
+        """Ends a guest that runs on host, and lets each later start of it, on any host, go on from this moment instead of
+        booting: see saved.py. host's ferryd is away for the time, since a monitor has room for one; it is started again
+        with these options of daemon.start(), and then finds that the guest has stopped. The heartbeat client must be
+        told: `forget ADDRESS`."""
+        host = self._host(host)
+        ran = daemon.stop(host)
+        try:
+            saved.save(self, host, name)
+        finally:
+            if ran:
+                daemon.start(host, **options)
+
+    def forget_saved_guest(self, name):
+        """From its next start on the guest boots again."""
+        saved.forget(self, name)
 
     # ---- Power ----
 

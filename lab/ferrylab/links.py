@@ -70,7 +70,7 @@ def connect(lab):
                    f"link add g{n} type veth peer name eth1 address 02:fe:00:00:01:{n:02x} netns {pid}",
                    f"link set g{n} master guests up"]
         switch.append(f"link set m{n} up" if delay_us else f"link set m{n} master migration up")
-    switch += [f"link add gc type veth peer name eth0 netns {lab.client.holder.pid}", "link set gc master guests up"]
+    switch += [f"link add gc type veth peer name eth0 address 02:fe:00:00:03:fa netns {lab.client.holder.pid}", "link set gc master guests up"]
     lab.switch.net("ip", switch)
 
     for host in lab.hosts:

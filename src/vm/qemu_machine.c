@@ -172,7 +172,9 @@ static void apply_migration(struct machine *machine, const char *status, int64_t
 		state->move_ended_us = received_us;
 	if (state->move == MOVE_FAILED || state->move == MOVE_CANCELLED)
 		shut_connection(machine);
-	if (state->move == MOVE_COMPLETED && !machine->never_ran && state->run != MACHINE_SHUT_DOWN)
+	/* A source says STOP before; a guest that runs has begun here, from a state that QEMU itself loaded at its start. */
+	if (state->move == MOVE_COMPLETED && !machine->never_ran && state->run != MACHINE_SHUT_DOWN &&
+	    state->run != MACHINE_RUNNING)
 		state->run = MACHINE_HANDED_OVER;
 }
 
