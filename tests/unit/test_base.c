@@ -142,14 +142,47 @@ static void test_json_parse(void **state)
 	/* A text is as long as is said, not up to a NUL. */
 	assert_int_equal(json_parse("{}\0{}", 5, &json, NULL), -1);
 	assert_int_equal(json_parse("{}garbage", 2, &json, NULL), 0);
-	/* Nesting without end uses no stack without end. */
-	cleanup_free char *deep = xmalloc(200001);
-	memset(deep, '[', 200000);
-	deep[200000] = '\0';
-	cleanup_json json_t *none = NULL;
-	cleanup_error struct error *too_deep = NULL;
-	assert_int_equal(json_parse(deep, 200000, &none, &too_deep), -1);
-	assert_int_equal(too_deep->code, ERROR_TOO_LARGE);
+}
+
+/* Levels of arrays, or of objects, around a string that has brackets in it. */
+static char *nested(bool objects, size_t levels)
+{
+	char *text = NULL;
+	size_t length = 0;
+	FILE *file = open_memstream(&text, &length);
+	for (size_t i = 0; i < levels; i++)
+		fputs(objects ? "{\"a\": " : "[", file);
+	fputs("\"\\\"[[[{{{\"", file);
+	for (size_t i = 0; i < levels; i++)
+		fputc(objects ? '}' : ']', file);
+	fclose(file);
+	return text;
+}
+
+static void test_json_depth(void **state)
+{
+	(void)state;
+	for (int objects = 0; objects < 2; objects++) {
+		cleanup_free char *deepest = nested(objects, JSON_DEPTH_MAX);
+		cleanup_free char *deeper = nested(objects, JSON_DEPTH_MAX + 1);
+		cleanup_error struct error *e = NULL;
+		cleanup_json json_t *json = NULL;
+		assert_parse(deepest, true);
+		assert_int_equal(json_parse(deeper, strlen(deeper), &json, &e), -1);
+		assert_int_equal(e->code, ERROR_TOO_LARGE);
+		assert_null(json);
+	}
+	/* Side by side is not deep; and nesting without end uses no stack without end. */
+	cleanup_free char *wide = xmalloc(4001);
+	wide[0] = '[';
+	for (size_t i = 0; i < 1999; i++)
+		memcpy(wide + 1 + 2 * i, i % 2 == 0 ? "[]" : ", ", 2);
+	memcpy(wide + 3999, "]", 2);
+	assert_parse(wide, true);
+	cleanup_free char *endless = xmalloc(200001);
+	memset(endless, '[', 200000);
+	endless[200000] = '\0';
+	assert_int_equal(json_parse(endless, 200000, (json_t *[]){NULL}, NULL), -1);
 }
 
 static void test_json_getters(void **state)
@@ -638,15 +671,25 @@ static int remove_folder(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_error_chain),         cmocka_unit_test(test_error_nobody_cares),
-		cmocka_unit_test(test_error_codes),         cmocka_unit_test(test_json_parse),
-		cmocka_unit_test(test_json_getters),        cmocka_unit_test(test_json_missing),
-		cmocka_unit_test(test_json_keys),           cmocka_unit_test(test_json_text),
-		cmocka_unit_test(test_file_write_and_read), cmocka_unit_test(test_file_write_fails),
-		cmocka_unit_test(test_file_read_limits),    cmocka_unit_test(test_file_trees),
-		cmocka_unit_test(test_database_values),     cmocka_unit_test(test_database_transaction),
-		cmocka_unit_test(test_database_crash),      cmocka_unit_test(test_database_one_opener),
-		cmocka_unit_test(test_database_threads),    cmocka_unit_test(test_clock),
+		cmocka_unit_test(test_error_chain),
+		cmocka_unit_test(test_error_nobody_cares),
+		cmocka_unit_test(test_error_codes),
+		cmocka_unit_test(test_json_parse),
+		cmocka_unit_test(test_json_depth),
+		cmocka_unit_test(test_json_getters),
+		cmocka_unit_test(test_json_missing),
+		cmocka_unit_test(test_json_keys),
+		cmocka_unit_test(test_json_text),
+		cmocka_unit_test(test_file_write_and_read),
+		cmocka_unit_test(test_file_write_fails),
+		cmocka_unit_test(test_file_read_limits),
+		cmocka_unit_test(test_file_trees),
+		cmocka_unit_test(test_database_values),
+		cmocka_unit_test(test_database_transaction),
+		cmocka_unit_test(test_database_crash),
+		cmocka_unit_test(test_database_one_opener),
+		cmocka_unit_test(test_database_threads),
+		cmocka_unit_test(test_clock),
 	};
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
