@@ -253,6 +253,11 @@ static int peers_request_with_faults(struct http_client *client, const struct pe
 	return r;
 }
 
+enum error_code peers_code_of_other(enum error_code code)
+{
+	return code == ERROR_CANCELLED || code == ERROR_SHUTTING_DOWN || code == ERROR_CODE_COUNT ? ERROR_PEER_REFUSED : code;
+}
+
 int peers_ask(struct http_client *client, const struct peer_question *question, json_t **ret_body, bool *ret_answered,
 	      struct error **e)
 {
@@ -266,6 +271,8 @@ int peers_ask(struct http_client *client, const struct peer_question *question, 
 	}
 	if (ret_answered)
 		*ret_answered = answered;
+	if (r < 0 && answered)
+		why->code = peers_code_of_other(why->code);
 	if (r < 0)
 		return error_move(e, take_ptr(why));
 	if (ret_body)

@@ -41,8 +41,12 @@ struct peer_question {
 	int64_t timeout_ms;
 };
 
+/* What an error code of another host means here. Two say something of the host that sets them, and would mean here that
+ * somebody has cancelled the migration, or that this ferryd is stopping: they become ERROR_PEER_REFUSED. */
+enum error_code peers_code_of_other(enum error_code code);
+
 /* Ask over a connection that was taken; the one way by which such a message leaves. *ret_body may be NULL, as in
- * http_client_request(), whose errors it has. *ret_answered (may be NULL; always set): whether the other side has answered, good
+ * http_client_request(), whose errors it has (codes of the other side by peers_code_of_other()). *ret_answered (may be NULL; always set): whether the other side has answered, good
  * or bad; if not, nobody knows whether the message was acted on. */
 int peers_ask(struct http_client *client, const struct peer_question *question, json_t **ret_body, bool *ret_answered,
 	      struct error **e) MUST_CHECK;

@@ -262,6 +262,5 @@ int source_fail_checks(struct source *s, json_t *failures, struct error **e)
 	s->migration->failures = json_incref(failures);
 	migration_unlock_changed(s->migration);
 	enum error_code code = error_code_from_name(json_string_value(json_object_get(first, "code")));
-	return error_set(e, code < ERROR_CODE_COUNT ? code : ERROR_PEER_REFUSED, "%s",
-			 json_string_value(json_object_get(first, "message")));
+	return error_set(e, peers_code_of_other(code), "%s", json_string_value(json_object_get(first, "message")));
 }
