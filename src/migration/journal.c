@@ -225,6 +225,15 @@ static int load_row(void *user, const struct database_row *row, struct error **e
 	const char *text = database_text(row, 13);
 	if (ended && !*text)
 		return 0; /* a tombstone of a migration that was never here */
+	cleanup_json json_t *view = NULL;
+	enum migration_status status = MIGRATION_STATUS_COUNT;
+	if (ended && json_parse(text, strlen(text), &view, NULL) == 0)
+		status = migration_status_from_name(json_text_of(view, "status"));
+	if (ended && (status == MIGRATION_STATUS_COUNT || !migration_status_ended(status))) {
+		/* What was decided stands in the other columns; it must not be taken up again for want of words about it. */
+		log_warning("the record of migration %s cannot be read; it is not shown", database_text(row, 0));
+		return 0;
+	}
 	struct migration *migration = migration_new(load->list, database_text(row, 0), role, database_text(row, 4),
 						    database_text(row, 3), database_text(row, 5), database_text(row, 6),
 						    (uint64_t)database_integer(row, 7));
@@ -233,11 +242,8 @@ static int load_row(void *user, const struct database_row *row, struct error **e
 	migration->guest_paused = database_integer(row, 11);
 	migration->request.keep_source_definition = database_integer(row, 12);
 	snprintf(migration->peer_journal_id, sizeof(migration->peer_journal_id), "%s", database_text(row, 8));
-	cleanup_json json_t *view = NULL;
-	if (ended && json_parse(text, strlen(text), &view, NULL) == 0) {
-		enum migration_status status = migration_status_from_name(json_string_value(json_object_get(view, "status")));
-		if (status < MIGRATION_STATUS_COUNT)
-			migration->status = status;
+	if (ended) {
+		migration->status = status;
 		migration->cleanup_pending = json_is_true(json_object_get(view, "cleanup_pending"));
 		const json_t *resolved = json_object_get(view, "resolved");
 		if (json_is_object(resolved))
