@@ -9,6 +9,8 @@
 #include "base/json.h"
 #include "base/xalloc.h"
 
+#define RATE_MBPS_MAX 8e9 /* a petabyte a second; more cannot be meant */
+
 static const struct {
 	const char *name;
 	enum qemu_migration_status status;
@@ -42,6 +44,14 @@ enum qemu_migration_status qemu_migration_status_from_name(const char *name)
 	return QEMU_MIGRATION_UNKNOWN;
 }
 
+/* Bytes a second out of megabits a second, of whatever QEMU says. */
+static uint64_t rate_bytes_per_s(double megabits_per_s)
+{
+	if (!(megabits_per_s > 0))
+		return 0;
+	return (uint64_t)((megabits_per_s < RATE_MBPS_MAX ? megabits_per_s : RATE_MBPS_MAX) * 125000.0);
+}
+
 /* A number of QEMU's, never negative; 0 when it is not there. */
 static uint64_t number(const json_t *object, const char *key)
 {
@@ -59,7 +69,6 @@ int qemu_migration_query(struct qmp *qmp, struct qemu_migration_info *ret, struc
 	const char *status = json_string_value(json_object_get(reply, "status"));
 	const json_t *ram = json_object_get(reply, "ram");
 	const json_t *blocked = json_object_get(reply, "blocked-reasons");
-	double megabits_per_s = json_number_value(json_object_get(ram, "mbps"));
 	uint64_t page_size_bytes = number(ram, "page-size");
 
 	*ret = (struct qemu_migration_info){
@@ -71,7 +80,7 @@ int qemu_migration_query(struct qmp *qmp, struct qemu_migration_info *ret, struc
 		.zero_pages = number(ram, "duplicate"),
 		.page_size_bytes = page_size_bytes,
 		.dirty_bytes_per_s = number(ram, "dirty-pages-rate") * page_size_bytes,
-		.rate_bytes_per_s = megabits_per_s > 0 ? (uint64_t)(megabits_per_s * 125000.0) : 0,
+		.rate_bytes_per_s = rate_bytes_per_s(json_number_value(json_object_get(ram, "mbps"))),
 		.pass = (unsigned int)number(ram, "dirty-sync-count"),
 		.throttle_percent = (unsigned int)number(reply, "cpu-throttle-percentage"),
 		.total_ms = (int64_t)number(reply, "total-time"),
