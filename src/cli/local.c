@@ -194,11 +194,11 @@ static int local_error(unsigned int status, const json_t *body, struct error **e
 	const char *name = json_string_value(json_object_get(error, "code"));
 	const char *message = json_string_value(json_object_get(error, "message"));
 	if (!name || !message)
-		return error_set(e, ERROR_INTERNAL, "ferryd answered HTTP status %u without saying why", status);
+		return error_set(e, ERROR_PEER_PROTOCOL, "ferryd answered HTTP status %u without saying why", status);
 	enum error_code code = error_code_from_name(name);
 	/* A newer daemon may have codes that are unknown here. */
 	if (code == ERROR_CODE_COUNT)
-		return error_set(e, ERROR_INTERNAL, "%s: %s", name, message);
+		return error_set(e, ERROR_PEER_REFUSED, "%s (%s)", message, name);
 	return error_set(e, code, "%s", message);
 }
 
