@@ -87,6 +87,12 @@ void http_client_set_repeatable(struct http_client *client)
 	(void)client;
 }
 
+void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes)
+{
+	(void)client;
+	(void)limit_bytes;
+}
+
 int64_t http_client_last_us(const struct http_client *client)
 {
 	(void)client;
