@@ -3,7 +3,7 @@
 
 BUILD ?= build
 
-.PHONY: build demo test test-quick test-slow packages install clean bench
+.PHONY: build demo test test-quick test-slow packages install clean bench fuzz
 
 build: packages
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
@@ -28,6 +28,10 @@ test-quick: packages
 test-slow: packages
 	@BUILD=$(BUILD) tools/run-tests --slow
 
+# Every parser, two at a time, each for FUZZ_SECONDS; see tests/fuzz/README.md.
+fuzz: packages
+	@tests/fuzz/run --build $(BUILD)-fuzz --seconds $(or $(FUZZ_SECONDS),60)
+
 # Against `virsh migrate` on the same guests, links and minutes; see bench/README.md.
 bench: build
 	@tools/install-packages bench
@@ -37,4 +41,4 @@ install: build
 	@meson install -C $(BUILD)
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-clang $(BUILD)-asan
+	rm -rf $(BUILD) $(BUILD)-clang $(BUILD)-asan $(BUILD)-fuzz
