@@ -8,6 +8,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "base/fault.h"
+
 int64_t clock_monotonic_us(void)
 {
 	struct timespec now;
@@ -24,7 +26,14 @@ int64_t clock_wall_ms(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+	int64_t ahead_ms = 0;
+#ifdef FERRY_FAULTS
+	static int64_t jumped_ms; /* atomic */
+	if (fault_pass(FAULT_CLOCK_WALL, &ahead_ms) == FAULT_JUMP)
+		__atomic_store_n(&jumped_ms, ahead_ms * 1000, __ATOMIC_RELAXED);
+	ahead_ms = __atomic_load_n(&jumped_ms, __ATOMIC_RELAXED);
+#endif
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + ahead_ms;
 }
 
 void cond_init(pthread_cond_t *cond)

@@ -2,6 +2,14 @@
 /*
  * A small durable database; see database.h. Statements are prepared each time: there are a handful a migration, and a
  * cache would outlive schema changes. The mutex is recursive because a transaction's body runs further statements.
+ *
+ * Two things that SQLite leaves to its user, because a failed fsync leaves in the page cache what is not on the disk, and no later
+ * fsync writes it:
+ *   - A COMMIT whose sync fails is rolled back, but its frames stand in the log, whole and with a commit mark: a process that
+ *     opens the database later finds it committed, if they reached the disk. The next commit is written over them, and what is
+ *     left behind it no longer follows from it. So one is made right away (database_settle()).
+ *   - What is read from the log at opening may come out of the page cache alone, after an earlier process failed to sync it. So
+ *     all of it is written anew, to the database, and synced, before anybody acts on it.
  */
 #include "base/database.h"
 
@@ -13,11 +21,15 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#ifdef FERRY_FAULTS
+#include "base/forgetful_vfs.h"
+#endif
 #include "base/xalloc.h"
 
 struct database {
 	sqlite3 *sqlite;
 	pthread_mutex_t mutex;
+	bool unsettled; /* a commit failed that may be on the disk all the same */
 };
 
 struct database_row {
@@ -36,6 +48,45 @@ static int database_execute(struct database *db, const char *sql, struct error *
 	return 0;
 }
 
+/* Whether a failed commit may come to light later. */
+static bool database_outcome_unknown(struct database *db)
+{
+	int code = sqlite3_errcode(db->sqlite) & 0xff;
+	return code == SQLITE_IOERR || code == SQLITE_FULL;
+}
+
+static int database_write_probe(struct database *db, struct error **e)
+{
+	cleanup_free char *sql = xasprintf("REPLACE INTO commit_probe(rowid, n) VALUES(1, %lld)", (long long)clock_monotonic_us());
+	return database_execute(db, sql, e);
+}
+
+int database_settle(struct database *db, struct error **e)
+{
+	LOCK_SCOPE(&db->mutex);
+	if (!db->unsettled || !sqlite3_get_autocommit(db->sqlite))
+		return 0;
+	if (database_write_probe(db, e) < 0)
+		return error_wrap(e, "whether an earlier record was made is not known");
+	db->unsettled = false;
+	return 0;
+}
+
+/* After a write outside of a transaction, or a COMMIT, has failed with *e. */
+static void database_settle_failed(struct database *db, struct error **e)
+{
+	if (db->unsettled && database_settle(db, NULL) < 0)
+		error_wrap(e, "it is not known whether this was recorded");
+}
+
+/* Write what the log holds to the database, and sync it. */
+static int database_make_durable(struct database *db, struct error **e)
+{
+	if (sqlite3_wal_checkpoint_v2(db->sqlite, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL) != SQLITE_OK)
+		return database_failed(db, "making durable what is recorded", e);
+	return 0;
+}
+
 int database_open(const char *path, struct database **ret, struct error **e)
 {
 	struct database *db = xcalloc(1, sizeof(*db));
@@ -46,7 +97,11 @@ int database_open(const char *path, struct database **ret, struct error **e)
 	pthread_mutexattr_destroy(&attributes);
 
 	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
-	if (sqlite3_open_v2(path, &db->sqlite, flags, NULL) != SQLITE_OK) {
+	const char *vfs = NULL;
+#ifdef FERRY_FAULTS
+	vfs = forgetful_vfs();
+#endif
+	if (sqlite3_open_v2(path, &db->sqlite, flags, vfs) != SQLITE_OK) {
 		error_set(e, ERROR_JOURNAL, "cannot open the journal '%s': %s", path,
 			  db->sqlite ? sqlite3_errmsg(db->sqlite) : "out of memory");
 		database_close(db);
@@ -56,7 +111,9 @@ int database_open(const char *path, struct database **ret, struct error **e)
 	if (database_execute(db,
 			     "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
 			     "PRAGMA foreign_keys=ON; PRAGMA cache_size=-256",
-			     e) < 0) {
+			     e) < 0 ||
+	    database_make_durable(db, e) < 0 ||
+	    database_execute(db, "CREATE TABLE IF NOT EXISTS commit_probe(n INTEGER)", e) < 0) {
 		error_wrap(e, "opening the journal '%s'", path);
 		database_close(db);
 		return -1;
@@ -69,6 +126,8 @@ void database_close(struct database *db)
 {
 	if (!db)
 		return;
+	if (db->sqlite)
+		(void)!database_settle(db, NULL);
 	sqlite3_close(db->sqlite);
 	pthread_mutex_destroy(&db->mutex);
 	free(db);
@@ -104,12 +163,21 @@ int database_run(struct database *db, struct error **e, const char *sql, const c
 	va_end(ap);
 	if (r < 0)
 		return -1;
+	bool writes = !sqlite3_stmt_readonly(statement) && sqlite3_get_autocommit(db->sqlite);
+	if (writes && database_settle(db, e) < 0) {
+		sqlite3_finalize(statement);
+		return -1;
+	}
 	int status = sqlite3_step(statement);
-	if (status != SQLITE_DONE && status != SQLITE_ROW)
+	if (status != SQLITE_DONE && status != SQLITE_ROW) {
 		r = database_failed(db, sql, e);
-	else
+		db->unsettled |= writes && database_outcome_unknown(db);
+	} else {
 		r = sqlite3_changes(db->sqlite);
+	}
 	sqlite3_finalize(statement);
+	if (r < 0 && writes)
+		database_settle_failed(db, e);
 	return r;
 }
 
@@ -152,15 +220,17 @@ int database_query(struct database *db, struct error **e, int (*on_row)(void *us
 int database_transaction(struct database *db, int (*body)(void *user, struct error **e), void *user, struct error **e)
 {
 	LOCK_SCOPE(&db->mutex);
-	if (database_execute(db, "BEGIN IMMEDIATE", e) < 0)
+	if (database_settle(db, e) < 0 || database_execute(db, "BEGIN IMMEDIATE", e) < 0)
 		return -1;
-	if (body(user, e) < 0 || database_execute(db, "COMMIT", e) < 0) {
-		/* A failed COMMIT may have ended the transaction already; then there is nothing to roll back. */
-		if (!sqlite3_get_autocommit(db->sqlite))
-			(void)database_execute(db, "ROLLBACK", NULL);
-		return -1;
-	}
-	return 0;
+	bool done = body(user, e) >= 0;
+	if (done && database_execute(db, "COMMIT", e) == 0)
+		return 0;
+	db->unsettled |= done && database_outcome_unknown(db);
+	/* A failed COMMIT may have ended the transaction already; then there is nothing to roll back. */
+	if (!sqlite3_get_autocommit(db->sqlite))
+		(void)database_execute(db, "ROLLBACK", NULL);
+	database_settle_failed(db, e);
+	return -1;
 }
 
 static int compare_int64(const void *a, const void *b)
@@ -173,8 +243,6 @@ int database_measure_commit_us(struct database *db, int64_t *ret_us, struct erro
 {
 	int64_t took_us[7];
 	const size_t runs = sizeof(took_us) / sizeof(took_us[0]);
-	if (database_run(db, e, "CREATE TABLE IF NOT EXISTS commit_probe(n INTEGER)", "") < 0)
-		return -1;
 	for (size_t i = 0; i < runs; i++) {
 		int64_t before_us = clock_monotonic_us();
 		if (database_run(db, e, "REPLACE INTO commit_probe(rowid, n) VALUES(1, ?)", "i", before_us) < 0)

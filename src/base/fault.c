@@ -6,8 +6,6 @@
  */
 #include "base/fault.h"
 
-#ifdef FERRY_FAULTS
-
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -70,7 +68,8 @@ struct fault_rule {
 	enum fault_point point;
 	enum fault_action action;
 	int64_t number;
-	uint64_t at; /* which pass; 0: each */
+	uint64_t at; /* which pass */
+	bool on;     /* and each one after it */
 	uint64_t passed;
 };
 
@@ -115,7 +114,24 @@ static int fault_parse_number(const char *text, bool negative, int64_t *ret, con
 	return 0;
 }
 
-/* "POINT=ACTION[:NUMBER][@N|@*]"; the text is cut up. */
+/* "3", "3+" or "*". */
+static int fault_parse_passes(char *text, struct fault_rule *rule, const char *whole, struct error **e)
+{
+	int64_t at = 1;
+	char *plus = strchr(text, '+');
+	bool each = strcmp(text, "*") == 0;
+	rule->on = each || (plus && plus[1] == '\0');
+	if (rule->on && plus)
+		*plus = '\0';
+	if (!each && fault_parse_number(text, false, &at, whole, e) < 0)
+		return -1;
+	if (at == 0)
+		return error_set(e, ERROR_INVALID_ARGUMENT, "fault '%s': passes are counted from 1", whole);
+	rule->at = (uint64_t)at;
+	return 0;
+}
+
+/* "POINT=ACTION[:NUMBER][@N|@N+|@*]"; the text is cut up. */
 static int fault_parse_rule(char *text, struct fault_rule *ret, struct error **e)
 {
 	cleanup_free char *rule = xstrdup(text);
@@ -147,13 +163,8 @@ static int fault_parse_rule(char *text, struct fault_rule *ret, struct error **e
 				 number ? "no" : "a");
 	if (number && fault_parse_number(number, parsed.action == FAULT_JUMP, &parsed.number, rule, e) < 0)
 		return -1;
-	int64_t pass = 0;
-	if (at && strcmp(at, "*") != 0 && fault_parse_number(at, false, &pass, rule, e) < 0)
+	if (at && fault_parse_passes(at, &parsed, rule, e) < 0)
 		return -1;
-	if (at && strcmp(at, "*") != 0 && pass == 0)
-		return error_set(e, ERROR_INVALID_ARGUMENT, "fault '%s': passes are counted from 1", rule);
-	if (at)
-		parsed.at = (uint64_t)pass;
 	*ret = parsed;
 	return 0;
 }
@@ -206,7 +217,7 @@ static size_t fault_count_pass(enum fault_point point, struct fault_rule ret_rul
 		if (rule->point != point || rule->action == FAULT_FORGET)
 			continue;
 		rule->passed++;
-		if (rule->at && rule->at != rule->passed)
+		if (rule->on ? rule->passed < rule->at : rule->passed != rule->at)
 			continue;
 		if (fault_fired_count < FAULT_FIRED_MAX)
 			fault_fired[fault_fired_count++] = (struct fault_fired){point, rule->action, rule->passed};
@@ -309,8 +320,3 @@ json_t *fault_report(void)
 						       (json_int_t)fault_fired[i].pass));
 	return json_pack("{ss so}", "faults", fault_text ? fault_text : "", "fired", fired);
 }
-
-#else
-/* A translation unit must have something in it. */
-typedef int fault_nothing;
-#endif

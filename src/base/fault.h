@@ -3,26 +3,32 @@
  * Faults on purpose, by name, for tests of what they leave behind. fault.tbl lists the points of the program; a specification
  * says at which of them what happens:
  *
- *	POINT=ACTION[:NUMBER][@N|@*] , ...      finish-answer=drop   prepare-received=delay:500   after-taken=kill
+ *	POINT=ACTION[:NUMBER][@N|@N+|@*] , ...      finish-answer=drop   prepare-received=delay:500   after-taken=kill
  *
- * It happens the first time that the point is passed, the Nth, or every time (@*). It is given by the environment variable
- * FERRY_FAULT, or while ferryd runs by PUT /v1/faults {"faults": "..."} on the unix socket; each one that has happened is
- * logged ("fault=POINT action=ACTION") and reported by GET /v1/faults.
+ * It happens the first time that the point is passed, the Nth, from the Nth on, or every time (@*); passes are counted from when
+ * it was given. It is given by the environment variable FERRY_FAULT, or while ferryd-faults runs by PUT /v1/faults
+ * {"faults": "..."} on the unix socket, which replaces what was to happen; each one that has happened is logged ("fault=POINT
+ * action=ACTION") and reported by GET /v1/faults. `ferryd-faults --list-faults` prints the table and what goes with each point.
  *
  *	kill, stop      any point: the process ends as by kill -9, or stops (SIGSTOP) until it is continued
  *	delay:MS        any point
  *	drop            SEND: never sent, an error to the asker. RECEIVED: the connection is closed, nothing done. ANSWER: done,
- *	                and the connection closed without the answer. ANSWERED: the answer is thrown away
+ *	                and the connection closed without the answer. ANSWERED: the answer is thrown away.
+ *	                (A message whose kept-alive connection is closed is sent again, once, on another: drop@* for both)
  *	hold            RECEIVED, ANSWER: as drop, but the connection stays open and silent (half-open) until the asker gives up
  *	cut             SEND, ANSWER: the connection is closed in the middle of the message
- *	corrupt         SEND, ANSWER: some bytes of the body are others
+ *	corrupt[:SEED]  SEND, ANSWER: some bytes of the body are others (of outcome, which has none, the id)
  *	repeat          SEND: the message goes out twice, and the second answer counts
- *	old             SEND: the last message of this kind of an earlier migration goes out first
- *	error           RECORD, STORE: EIO, or SQLite's error of that call
- *	full            STORE: ENOSPC after nothing was written; short: after half of it was
- *	forget          STORE (journal-sync, from the start of the process on): what has not been made durable is lost when the
- *	                process ends, as in a power cut; see base/forgetful_vfs.h
+ *	old             SEND: the last message of this kind of an earlier migration to that host goes out first
+ *	error           RECORD: before a record, it is not made; after one, it is made, and said not to be.
+ *	                STORE: EIO, or SQLite's error of that call. What a failed sync was to write is never written by a later one
+ *	full, short     STORE, writes only: ENOSPC after nothing was written, or after half of it was
+ *	forget[:SEED]   journal-sync, from the start of the process on: what has not been made durable is lost when the process
+ *	                ends, as in a power cut; see base/forgetful_vfs.h
  *	jump:SECONDS    CLOCK: the wall clock is so much ahead (or, negative, behind) from then on
+ *
+ * To add a point: a row in fault.tbl, and FAULT(FAULT_...) where it is passed, or fault_pass() where more can happen than that
+ * the process ends, stops or waits there. The fault matrix (tests/fault/) finds it by itself.
  *
  * All of it exists only where FERRY_FAULTS is defined (the library of ferryd-faults and of the unit tests): a product build has
  * neither the points nor their names. Any thread.

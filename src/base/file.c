@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/xalloc.h"
 
 int file_read(const char *path, size_t limit_bytes, char **ret_text, size_t *ret_length, struct error **e)
@@ -47,6 +48,34 @@ int file_read(const char *path, size_t limit_bytes, char **ret_text, size_t *ret
 	return 0;
 }
 
+/* write(2) and fsync(2), but for tests. */
+static ssize_t file_write(int fd, const char *data, size_t length)
+{
+	switch (fault_pass(FAULT_FILE_WRITE, NULL)) {
+	case FAULT_ERROR:
+		errno = EIO;
+		return -1;
+	case FAULT_SHORT:
+		(void)!write(fd, data, length / 2);
+		errno = ENOSPC;
+		return -1;
+	case FAULT_FULL:
+		errno = ENOSPC;
+		return -1;
+	default:
+		return write(fd, data, length);
+	}
+}
+
+static int file_sync(int fd)
+{
+	if (fault_pass(FAULT_FILE_SYNC, NULL) == FAULT_ERROR) {
+		errno = EIO;
+		return -1;
+	}
+	return fsync(fd);
+}
+
 static int file_sync_folder_of(const char *path, struct error **e)
 {
 	cleanup_free char *folder = xstrdup(path);
@@ -54,7 +83,7 @@ static int file_sync_folder_of(const char *path, struct error **e)
 	if (slash)
 		slash[slash == folder ? 1 : 0] = '\0';
 	cleanup_close int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || fsync(fd) < 0)
+	if (fd < 0 || file_sync(fd) < 0)
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot sync the folder of '%s'", path);
 	return 0;
 }
@@ -68,7 +97,7 @@ int file_write_atomic(const char *path, const void *data, size_t length, mode_t 
 	const char *at = data;
 	size_t left = length;
 	while (left > 0) {
-		ssize_t n = write(fd, at, left);
+		ssize_t n = file_write(fd, at, left);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -76,7 +105,7 @@ int file_write_atomic(const char *path, const void *data, size_t length, mode_t 
 		at += n;
 		left -= (size_t)n;
 	}
-	if (fchmod(fd, mode) < 0 || fsync(fd) < 0 || rename(beside, path) < 0)
+	if (fchmod(fd, mode) < 0 || file_sync(fd) < 0 || rename(beside, path) < 0)
 		goto remove_beside;
 	return file_sync_folder_of(path, e);
 

@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/forgetful_vfs.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "migration/destination.h"
@@ -417,8 +418,11 @@ static int put_faults(void *user, struct http_request *request, json_t **ret, st
 	static const char *const keys[] = {"faults", NULL};
 	const json_t *body = body_or_empty(request);
 	const char *faults;
-	if (faults_allowed(request, e) < 0 || json_check_keys(body, keys, e) < 0 || json_get_string(body, "faults", &faults, e) < 0 ||
-	    fault_set(faults, e) < 0)
+	if (faults_allowed(request, e) < 0 || json_check_keys(body, keys, e) < 0 || json_get_string(body, "faults", &faults, e) < 0)
+		return -1;
+	if (strstr(faults, "=forget") && !forgetful_vfs_forgets())
+		return error_set(e, ERROR_INVALID_ARGUMENT, "what the journal forgets is settled when ferryd starts");
+	if (fault_set(faults, e) < 0)
 		return -1;
 	return get_faults(user, request, ret, e);
 }
