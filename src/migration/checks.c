@@ -260,15 +260,31 @@ static void check_owner(struct migration_host *host, const struct offer *offer, 
 	}
 }
 
+/* What may be called otherwise here (--map). */
+static void forget_mapped(json_t *definition, const char *array, const char *key)
+{
+	size_t i;
+	json_t *item;
+	json_array_foreach (json_object_get(definition, array), i, item)
+		json_object_del(item, key);
+}
+
 /* What the driver looks at (below; it knows what it needs of a description) must be what will be started. */
 static void check_description(const struct offer *offer, json_t *failures)
 {
-	static const char *const keys[] = {"name", "uuid", "machine", "cpu", "vcpus", "memory_mib"};
 	cleanup_json json_t *offered = definition_to_json(offer->definition);
-	const json_t *described = json_object_get(offer->description, "definition");
-	for (size_t i = 0; described && i < sizeof(keys) / sizeof(keys[0]); i++)
-		if (!json_equal(json_object_get(offered, keys[i]), json_object_get(described, keys[i])))
-			checks_add(failures, here, ERROR_PEER_PROTOCOL, "key '%s': the definition and the description differ", keys[i]);
+	cleanup_json json_t *described = json_deep_copy(json_object_get(offer->description, "definition"));
+	const char *key;
+	const json_t *value;
+	forget_mapped(offered, "disks", "path");
+	forget_mapped(described, "disks", "path");
+	forget_mapped(offered, "nics", "bridge");
+	forget_mapped(described, "nics", "bridge");
+	if (described)
+		json_object_foreach (offered, key, value)
+			if (!json_equal(value, json_object_get(described, key)))
+				checks_add(failures, here, ERROR_PEER_PROTOCOL,
+					   "key '%s': the definition and the description differ", key);
 }
 
 static void check_memory(const struct offer *offer, json_t *failures)
