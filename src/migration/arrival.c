@@ -13,7 +13,6 @@
 #include "base/log.h"
 #include "base/xalloc.h"
 
-#define ASK_SOURCE_TIMEOUT_MS 5000
 #define ASK_SOURCE_PERIOD_MAX_US 2000000 /* while it stays silent */
 #define WATCH_PERIOD_US 500000
 #define REFUSE_AGAIN_MS 1000 /* when the journal could not be written */
@@ -44,6 +43,7 @@ void arrival_forget_checked(struct migration_host *host, struct migration *migra
 void arrival_end(struct migration_host *host, struct migration *migration, enum migration_status status)
 {
 	cleanup_error struct error *e = NULL;
+	migration_clear_doubt(migration);
 	migration_set_status(migration, status);
 	if (journal_keep_view(host->journal, migration, &e) < 0)
 		log_failure(LOG_LEVEL_WARNING, "cannot keep the result", e);
@@ -106,32 +106,16 @@ int arrival_refuse(struct migration_host *host, struct migration *migration, enu
 	return 0;
 }
 
-/* A person has given the VM to this host. Whether the guest ran on at the source after it had been copied, and changed its
- * disks, nobody here can know: it stays paused, and that person says what is to become of it. */
-int arrival_take_settled(struct migration_host *host, struct migration *migration, struct error **e)
-{
-	migration->guest_paused = true;
-	if (arrival_take(host, migration, e) < 0)
-		return -1;
-	if (migration->handover != HANDOVER_RUNNING)
-		return 0;
-	migration_set_reason(migration, ERROR_MIGRATION_RESOLVED, "a person has settled that this host owns the VM; it is paused");
-	if (migration->vm)
-		arrival_settle(host, migration);
-	return 0;
-}
-
-/* As that, after it was refused here and the answer got lost: the refusal stands, and the VM, which the source has given
- * up, is this host's; without a machine. */
-int arrival_inherit(struct migration_host *host, struct migration *migration, struct error **e)
+int arrival_inherit(struct migration_host *host, struct migration *migration, uint64_t epoch, struct error **e)
 {
 	struct vm *vm = NULL;
 	cleanup_error struct error *unknown = NULL;
 	if (inventory_lock(host->inventory, migration->vm_uuid, "given to this host", &vm, &unknown) < 0)
 		return unknown->code == ERROR_VM_NOT_FOUND ? 0 : error_move(e, take_ptr(unknown));
 	int r = 0;
-	if (vm->epoch < migration->epoch && strcmp(vm->owner, migration->source) == 0) {
-		r = vm_write(host->inventory, vm, host->name, migration->epoch, vm->definition, e);
+	const char *expected = migration->handover == HANDOVER_REFUSED ? migration->source : host->name;
+	if (vm->epoch < epoch && strcmp(vm->owner, expected) == 0) {
+		r = vm_write(host->inventory, vm, host->name, epoch, vm->definition, e);
 		if (r == 0)
 			migration_set_owner(migration, host->name);
 	}
@@ -194,11 +178,12 @@ enum source_word {
 };
 
 /* It does not know the migration. That means something only if its journal is the one that it began it with. */
-static enum source_word source_knows_nothing(struct http_client *client, const struct migration *migration, struct error **e)
+static enum source_word source_knows_nothing(const struct migration_host *host, struct http_client *client,
+					     const struct migration *migration, struct error **e)
 {
 	cleanup_json json_t *answer = NULL;
 	const char *journal = NULL;
-	if (http_client_request(client, "GET", "/v1/peer/hello", NULL, ASK_SOURCE_TIMEOUT_MS, &answer, e) < 0 ||
+	if (http_client_request(client, "GET", "/v1/peer/hello", NULL, host->outcome_timeout_ms, &answer, e) < 0 ||
 	    json_get_string(answer, "journal", &journal, e) < 0)
 		return SOURCE_SILENT;
 	if (strcmp(journal, migration->peer_journal_id) == 0)
@@ -216,7 +201,7 @@ static enum source_word ask_source(struct migration_host *host, struct migration
 	struct error *problem = NULL;
 	enum source_word word = SOURCE_SILENT;
 	const char *state = NULL;
-	const struct peer_question question = {PEER_OUTCOME, migration->source, migration->id, NULL, ASK_SOURCE_TIMEOUT_MS};
+	const struct peer_question question = {PEER_OUTCOME, migration->source, migration->id, NULL, host->outcome_timeout_ms};
 	if (peers_ask(client, &question, &answer, NULL, &problem) == 0 &&
 	    json_get_string(answer, "state", &state, &problem) == 0)
 		word = strcmp(state, handover_state_name(HANDOVER_RELEASED)) == 0 ? SOURCE_GAVE_AWAY
@@ -224,7 +209,7 @@ static enum source_word ask_source(struct migration_host *host, struct migration
 										  : SOURCE_WORKS;
 	else if (problem->code == ERROR_MIGRATION_NOT_FOUND) {
 		error_free(take_ptr(problem));
-		word = source_knows_nothing(client, migration, &problem);
+		word = source_knows_nothing(host, client, migration, &problem);
 	}
 	bool broken = problem && !http_client_answered(client);
 	peers_give_back(host->peers, migration->source, client, broken);
@@ -447,9 +432,18 @@ int arrival_take_over(struct migration_host *host, struct migration *migration, 
 	struct error *problem = NULL;
 	bool ran = true; /* without a machine: it may have run before it ended */
 	if (machine && driver->take_over(machine, migration->guest_paused, &ran, &problem) < 0 && !ran) {
-		int r = arrival_give_back(host, migration, problem->code, problem->message, e);
-		error_free(problem);
-		return r;
+		bool settled = migration->vm->epoch > migration->epoch;
+		if (!settled) {
+			int r = arrival_give_back(host, migration, problem->code, problem->message, e);
+			error_free(problem);
+			return r;
+		}
+		/* A person has given the VM to this host, and the source has let go: there is nobody to give it back to. */
+		arrival_unwatch(host, migration);
+		if (vm_end(host->inventory, migration->vm, e) < 0) {
+			error_free(problem);
+			return -1;
+		}
 	}
 	if (!machine)
 		error_set(&problem, ERROR_QEMU_GONE, "the destination's QEMU ended while it took over");
@@ -466,7 +460,7 @@ int arrival_take_over(struct migration_host *host, struct migration *migration, 
 	return 0;
 }
 
-int arrival_take(struct migration_host *host, struct migration *migration, struct error **e)
+static int take(struct migration_host *host, struct migration *migration, uint64_t epoch, struct error **e)
 {
 	const struct vm_driver *driver = inventory_driver(host->inventory);
 	struct vm *vm = migration->vm;
@@ -483,8 +477,28 @@ int arrival_take(struct migration_host *host, struct migration *migration, struc
 		return r;
 	}
 	struct journal_ownership ours = {
-		.vm = vm, .owner = host->name, .epoch = migration->epoch, .definition = vm->definition};
+		.vm = vm, .owner = host->name, .epoch = epoch, .definition = vm->definition};
 	if (journal_step(host->journal, migration, HANDOVER_TAKEN, &ours, e) < 0)
 		return -1;
 	return arrival_take_over(host, migration, e);
+}
+
+int arrival_take(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	return take(host, migration, migration->epoch, e);
+}
+
+int arrival_take_settled(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	migration->guest_paused = true;
+	if (take(host, migration, migration->epoch + 1, e) < 0)
+		return -1;
+	if (migration->handover != HANDOVER_RUNNING)
+		return 0;
+	if (!migration->reason_message || migration->reason_code == ERROR_CODE_COUNT)
+		migration_set_reason(migration, ERROR_MIGRATION_RESOLVED,
+				     "a person has settled that this host owns the VM; it is left paused");
+	if (migration->vm)
+		arrival_settle(host, migration);
+	return 0;
 }

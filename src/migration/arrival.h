@@ -42,10 +42,14 @@ void arrival_watch(struct migration_host *host, struct migration *migration);
  * first, then it is said durably, then the VM is let go. */
 int arrival_refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why,
 		   struct error **e) MUST_CHECK;
-/* prepared -> taken -> running on the word of a person, or the news of it from the source: the guest is left paused. The second
- * where it was refused before: the VM becomes this host's, stopped (nothing to do when it is not known any more). */
+/* prepared -> taken -> running on the word of a person, or the news of it from the source. Whether the guest ran on at the
+ * source after it had been copied, and changed its disks, nobody here can know: it is left paused, and that person says what
+ * is to become of it. The VM's epoch is one more than was offered: so a later ferryd knows that there is no way back. */
 int arrival_take_settled(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
-int arrival_inherit(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+/* The same where it was refused here and the answer got lost: the refusal stands, and the VM, which the source has given up, is
+ * this host's, stopped. Where it runs here already, only its epoch follows. Nothing to do when it is not known here any more, or
+ * has moved on. */
+int arrival_inherit(struct migration_host *host, struct migration *migration, uint64_t epoch, struct error **e) MUST_CHECK;
 /* From taken or running to refused, on the word of a person who has settled that the source owns the VM at this epoch.
  * ERROR_PEER_STALE when the VM has moved on since. */
 int arrival_cede(struct migration_host *host, struct migration *migration, uint64_t epoch, struct error **e) MUST_CHECK;

@@ -36,7 +36,6 @@
 #include "migration/checks.h"
 #include "net/socket.h"
 
-#define CHECK_LIFETIME_MS 15000 /* a port reserved by check is let go if prepare does not follow */
 
 /* ---- check ---- */
 
@@ -93,7 +92,7 @@ static void drop_if_stale(void *user, struct migration *migration)
 	if (migration->role != MIGRATION_DESTINATION || pthread_mutex_trylock(&migration->work) != 0)
 		return; /* somebody works on it: it is not stale */
 	if (migration->handover == HANDOVER_NONE && migration->arrival &&
-	    clock_monotonic_us() - migration->arrival->heard_us >= CHECK_LIFETIME_MS * 1000)
+	    clock_monotonic_us() - migration->arrival->heard_us >= host->check_lifetime_ms * 1000)
 		arrival_forget_checked(host, migration);
 	pthread_mutex_unlock(&migration->work);
 }
@@ -168,7 +167,7 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	arrival->checked = offer_to_compare(&offer);
 	arrival->checks_failed = json_array_size(failures) > 0;
 	checks_disk_files(offer.definition, arrival->files);
-	arrival->timer = loop_add_timer(host->loop, CHECK_LIFETIME_MS + 1, 0, drop_stale, host);
+	arrival->timer = loop_add_timer(host->loop, host->check_lifetime_ms + 1, 0, drop_stale, host);
 	if (data_port_reserve(host, &arrival->port, &no_port) < 0) {
 		checks_add_error(failures, "destination", no_port);
 		arrival_free(arrival);
@@ -334,7 +333,7 @@ static int read_question(const char *caller, const json_t *body, struct question
 	    json_get_string(body, "vm_uuid", &question.vm_uuid, e) < 0 ||
 	    json_get_string(body, "source", &question.source, e) < 0 ||
 	    json_get_integer(body, "epoch", 2, OFFER_EPOCH_MAX, &question.epoch, e) < 0 ||
-	    json_get_integer_opt(body, "resolved_epoch", question.epoch, question.epoch + 1, &question.resolved_epoch, e) < 0 ||
+	    json_get_integer_opt(body, "resolved_epoch", question.epoch + 1, question.epoch + 1, &question.resolved_epoch, e) < 0 ||
 	    json_get_bool_opt(body, "dry_run", &question.dry_run, e) < 0)
 		return -1;
 	if (!offer_id_valid(question.id))
@@ -365,8 +364,9 @@ static int decide_finish(struct migration_host *host, struct migration *migratio
 		migration->arrival->heard_us = clock_monotonic_us();
 	if (question->resolved_epoch && migration->handover == HANDOVER_PREPARED)
 		return arrival_take_settled(host, migration, e);
-	if (question->resolved_epoch && migration->handover == HANDOVER_REFUSED)
-		return arrival_inherit(host, migration, e);
+	if (question->resolved_epoch &&
+	    (migration->handover == HANDOVER_REFUSED || migration->handover == HANDOVER_RUNNING))
+		return arrival_inherit(host, migration, (uint64_t)question->resolved_epoch, e);
 	if (migration->handover == HANDOVER_PREPARED)
 		return arrival_take(host, migration, e);
 	if (migration->handover == HANDOVER_TAKEN)
@@ -385,7 +385,7 @@ static int decide_refuse(struct migration_host *host, struct migration *migratio
 	}
 	if (migration->handover == HANDOVER_NONE)
 		return arrival_refuse(host, migration, ERROR_CANCELLED, "the source gave the migration up", e);
-	if (question->resolved_epoch > question->epoch &&
+	if (question->resolved_epoch &&
 	    (migration->handover == HANDOVER_TAKEN || migration->handover == HANDOVER_RUNNING))
 		return arrival_cede(host, migration, (uint64_t)question->resolved_epoch, e);
 	if (migration->handover == HANDOVER_TAKEN) /* the record of what followed failed: the question moves it on */
@@ -464,7 +464,8 @@ int destination_outcome(struct migration_host *host, const char *caller, const c
 		*ret = json_pack("{ss ss sb ss}", "state", handover_state_name(handover), "role",
 				 migration->role == MIGRATION_SOURCE ? "source" : "destination", "ended",
 				 (int)migration_ended(migration), "journal", journal_id(host->journal));
-	if (concerned && resolved_epoch > migration->epoch) /* a person has given the VM back to the source */
+	/* A person has given the VM back to the source. */
+	if (concerned && resolved_epoch && migration->role == MIGRATION_SOURCE && handover == HANDOVER_HOLDS)
 		json_object_set_new(*ret, "resolved_epoch", json_integer((json_int_t)resolved_epoch));
 	if (!concerned)
 		error_set(e, ERROR_PERMISSION, "migration %s is between other hosts", migration_id);

@@ -108,9 +108,10 @@ static int step_body(void *user, struct error **e)
 			(int64_t)migration->guest_paused, (int64_t)migration->request.keep_source_definition);
 	else
 		changed = database_run(db, e,
-				       "UPDATE migration SET state = ?, peer_journal = ? WHERE id = ? AND role = ? AND state = ?",
-				       "sssss", handover_state_name(step->to), migration->peer_journal_id, migration->id,
-				       role_name(migration->role), handover_state_name(migration->handover));
+				       "UPDATE migration SET state = ?, peer_journal = ?, paused = ?"
+				       " WHERE id = ? AND role = ? AND state = ?",
+				       "ssisss", handover_state_name(step->to), migration->peer_journal_id,
+				       (int64_t)migration->guest_paused, migration->id, role_name(migration->role), handover_state_name(migration->handover));
 	if (changed < 0)
 		return error_wrap(e, "recording '%s'", handover_state_name(step->to));
 	if (changed != 1)

@@ -61,9 +61,9 @@ static int resolve_departure(struct migration *migration, const char *owner, con
 					 ? "the migration cannot be settled as long as the journal cannot be written (%s); then restart ferryd"
 					 : "the migration is not in doubt: it is %s",
 				 migration_status_name(status));
-	/* Beyond whatever the destination was offered, if it is not to have it. */
-	uint64_t epoch = migration->epoch + (strcmp(owner, migration->source) == 0);
-	migration_set_resolution(migration, owner, fenced, epoch, clock_wall_ms());
+	log_warning("a person settles that %s owns the VM, and states that %s is fenced", owner, fenced);
+	/* Beyond what was offered, whoever is to have it: nothing of what was said before counts any more. */
+	migration_set_resolution(migration, owner, fenced, migration->epoch + 1, clock_wall_ms());
 	return 0; /* its worker sees it within a moment */
 }
 
@@ -72,13 +72,14 @@ int resolve_migration(struct migration_host *host, struct migration *migration, 
 {
 	if (resolve_check(migration, owner, fenced, e) < 0)
 		return -1;
-	log_warning("a person settles that %s owns the VM, and states that %s is fenced", owner, fenced);
 	if (migration->role == MIGRATION_SOURCE)
 		return resolve_departure(migration, owner, fenced, e);
 	pthread_mutex_lock(&migration->work);
 	int r = resolve_arrival(host, migration, strcmp(owner, host->name) == 0, e);
-	if (r == 0)
-		migration_set_resolution(migration, owner, fenced, migration->epoch, clock_wall_ms());
+	if (r == 0) {
+		log_warning("a person has settled that %s owns the VM, and stated that %s is fenced", owner, fenced);
+		migration_set_resolution(migration, owner, fenced, migration->epoch + 1, clock_wall_ms());
+	}
 	pthread_mutex_unlock(&migration->work);
 	if (r == 0 && journal_keep_view(host->journal, migration, NULL) < 0)
 		log_error("cannot keep the result");

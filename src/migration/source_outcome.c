@@ -15,9 +15,7 @@
 #include "base/xalloc.h"
 #include "migration/resolve.h"
 
-#define REFUSE_TIMEOUT_MS 10000
 #define REFUSE_RETRY_FIRST_MS 500
-#define REFUSE_RETRY_MAX_MS 30000
 #define FORGET_TIMEOUT_MS 1000
 #define QMP_CANCEL_TIMEOUT_MS 20000
 /* Between two questions, when finish goes unanswered and the migration is in doubt. */
@@ -143,6 +141,8 @@ static enum finish_answer source_finish(struct source *s, enum peer_message ques
 			return answer;
 		}
 		wait_ms = wait_ms * 2 > FINISH_RETRY_MAX_MS ? FINISH_RETRY_MAX_MS : wait_ms * 2;
+		if (wait_ms > s->host->retry_limit_ms)
+			wait_ms = s->host->retry_limit_ms;
 	}
 }
 
@@ -161,12 +161,14 @@ void source_end(struct source *s, enum migration_status status)
 int source_confirm(struct source *s, struct error **e)
 {
 	struct migration *migration = s->migration;
+	const uint64_t resolved_epoch = migration_resolution_epoch(migration, NULL);
 	struct vm *vm = migration->vm;
 	struct journal_ownership gone = {
 		.vm = vm,
 		.owner = migration->destination,
-		.epoch = migration->epoch,
-		.definition = migration->request.keep_source_definition ? vm->definition : NULL,
+		.epoch = resolved_epoch ? resolved_epoch : migration->epoch,
+		/* Given away unheard: the destination may have refused and forgotten it, so what is known here is kept. */
+		.definition = migration->request.keep_source_definition || resolved_epoch ? vm->definition : NULL,
 	};
 	if (migration->handover == HANDOVER_OFFERED &&
 	    journal_step(s->host->journal, migration, HANDOVER_RELEASED, &gone, e) < 0)
@@ -259,7 +261,7 @@ static bool source_tell(struct source *s)
 {
 	cleanup_error struct error *e = NULL;
 	const bool ours = s->migration->handover != HANDOVER_RELEASED;
-	enum finish_answer answer = source_ask_outcome(s, ours ? PEER_REFUSE : PEER_FINISH, REFUSE_TIMEOUT_MS, &e);
+	enum finish_answer answer = source_ask_outcome(s, ours ? PEER_REFUSE : PEER_FINISH, s->host->refuse_timeout_ms, &e);
 	if (answer == FINISH_RUNNING && ours) {
 		/* Finish was never sent, or refused: only a person can have given the VM to it. */
 		if (migration_resolution_epoch(s->migration, NULL) > 0)
@@ -297,7 +299,7 @@ void source_retry_news(struct source *s)
 {
 	int64_t wait_ms = REFUSE_RETRY_FIRST_MS;
 	while (s->news_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
-		wait_ms = wait_ms * 2 > REFUSE_RETRY_MAX_MS ? REFUSE_RETRY_MAX_MS : wait_ms * 2;
+		wait_ms = wait_ms * 2 > s->host->retry_limit_ms ? s->host->retry_limit_ms : wait_ms * 2;
 		if (!source_tell(s))
 			continue;
 		s->news_pending = false;
@@ -313,7 +315,8 @@ void source_roll_back(struct source *s, const struct error *why)
 {
 	struct migration *migration = s->migration;
 	struct error *problem = NULL;
-	enum migration_status status = s->copied.begun ? MIGRATION_ROLLED_BACK : MIGRATION_FAILED;
+	const bool offered = migration->handover == HANDOVER_OFFERED;
+	enum migration_status status = s->copied.begun || offered ? MIGRATION_ROLLED_BACK : MIGRATION_FAILED;
 	log_failure(LOG_LEVEL_WARNING, "rolling back", why);
 	migration_set_reason(migration, why->code, why->message);
 	if (s->machine && source_take_back(s, &problem) < 0) {

@@ -301,7 +301,7 @@ static void gives_away(const char *point, enum machine_run wanted)
 	settle(&hosts->a, migration, "host-b", "host-a");
 	assert_true(wait_ended(hosts, migration));
 	assert_false(fake_world_has("host-a", GUEST_UUID));
-	assert_start(&hosts->a, "vm.not_found");
+	assert_start(&hosts->a, "vm.not_owner");
 	test_host_start(&hosts->b);
 	wait_final(migration);
 	assert_true(wait_all_ended(hosts));
@@ -313,8 +313,58 @@ static void test_to_the_destination(void **state)
 {
 	(void)state;
 	gives_away("before-running", MACHINE_GONE);
-	assert_owner("host-b", 2, 2);
+	assert_owner("host-b", 3, 3);
 	assert_start(&hosts->b, NULL);
+}
+
+/* It had been prepared only, and its machine is gone: what the source knows of the VM is all that is left, and kept. */
+static void test_to_a_destination_that_forgot(void **state)
+{
+	(void)state;
+	gives_away("before-taken", MACHINE_GONE);
+	cleanup_json json_t *view = NULL;
+	assert_int_equal(inventory_show(hosts->a.host.inventory, GUEST_NAME, &view, NULL), 0);
+	assert_string_equal(json_string_value(json_object_get(view, "state")), "moved");
+}
+
+/* cont (here: taking the images) is refused, with nobody to give the VM back to: it stays, stopped. */
+static void test_no_way_back(void **state)
+{
+	(void)state;
+	wire_hook("finish", false, NULL, NULL);
+	wire_fault("finish", WIRE_LOSE_REQUEST, 1000000);
+	struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
+	assert_true(wait_status(migration, MIGRATION_IN_DOUBT));
+	fake_driver_fail("host-b", FAKE_TAKE_OVER, FAKE_FAIL, 1);
+	settle(&hosts->a, migration, "host-b", "host-a");
+	assert_true(wait_ended(hosts, migration));
+	wire_fault("finish", WIRE_LOSE_REQUEST, 0);
+	wait_final(migration);
+	assert_owner("host-b", 3, 3);
+	assert_false(fake_world_has("host-b", GUEST_UUID));
+	assert_start(&hosts->b, NULL);
+	migration_unref(migration);
+}
+
+/* It has everything, and hears late that the VM is its own: nothing runs by itself, also not after its ferryd has died. */
+static void test_destination_hears_late(void **state)
+{
+	(void)state;
+	wire_fault("finish", WIRE_LOSE_REQUEST, 1000000);
+	struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
+	assert_true(wait_status(migration, MIGRATION_IN_DOUBT));
+	two_hosts_crash_at(hosts, &hosts->b, "after-taken");
+	settle(&hosts->a, migration, "host-b", "host-a");
+	assert_true(wait_ended(hosts, migration));
+	wire_fault("finish", WIRE_LOSE_REQUEST, 0);
+	int64_t deadline_us = clock_monotonic_us() + 5000000;
+	while (!__atomic_load_n(&hosts->b.crashed, __ATOMIC_RELAXED) && clock_monotonic_us() < deadline_us)
+		usleep(500);
+	test_host_restart(&hosts->b);
+	wait_final(migration);
+	assert_owner("host-b", 3, 3);
+	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_PAUSED);
+	migration_unref(migration);
 }
 
 /* It had refused, and nobody has heard: the tombstone stays, the VM, which was known there before, is its all the same. */
@@ -338,7 +388,7 @@ static void test_to_a_destination_that_refused(void **state)
 	wait_final(migration);
 	cleanup_free char *handover = journal_handover(&hosts->b, "destination");
 	assert_string_equal(handover, "refused");
-	assert_owner("host-b", 4, 4);
+	assert_owner("host-b", 5, 5);
 	assert_start(&hosts->b, NULL);
 	migration_unref(migration);
 }
@@ -405,7 +455,7 @@ static void test_destination_is_given_it(void **state)
 	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_PAUSED);
 	test_host_start(&hosts->a);
 	assert_true(wait_all_ended(hosts));
-	assert_owner("host-b", 2, 2);
+	assert_owner("host-b", 2, 3);
 	assert_start(&hosts->a, "vm.not_found");
 	migration_unref(migration);
 }
@@ -446,7 +496,7 @@ static void test_source_learns_late(void **state)
 	assert_true(wait_ended(hosts, departure));
 	wait_final(departure);
 	migration_unref(departure);
-	assert_owner("host-b", 2, 2);
+	assert_owner("host-b", 2, 3);
 	assert_start(&hosts->a, "vm.not_owner");
 	migration_unref(migration);
 }
@@ -477,7 +527,7 @@ static void test_source_lost_its_journal(void **state)
 	}
 	assert_true(fake_world_has("host-b", GUEST_UUID));
 	settle(&hosts->b, migration, "host-b", "host-a");
-	assert_owner("host-b", 0, 2);
+	assert_owner("host-b", 0, 3);
 	migration_unref(migration);
 }
 
@@ -522,6 +572,9 @@ int main(void)
 		TEST(test_news_is_durable),
 		TEST(test_to_the_destination),
 		TEST(test_to_a_destination_that_refused),
+		TEST(test_to_a_destination_that_forgot),
+		TEST(test_no_way_back),
+		TEST(test_destination_hears_late),
 		TEST(test_destination_keeps_what_it_has),
 		TEST(test_destination_goes_on),
 		TEST(test_destination_is_given_it),
