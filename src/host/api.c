@@ -46,11 +46,9 @@ static int get_host(void *user, struct http_request *request, json_t **ret, stru
 static int list_hosts(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
 	(void)request;
+	(void)e;
 	const struct api *api = user;
-	json_t *hosts = NULL;
-	if (peers_list(api->host->peers, &hosts, e) < 0)
-		return -1;
-	*ret = json_pack("{so}", "hosts", hosts);
+	*ret = json_pack("{so}", "hosts", peers_list(api->host->peers));
 	return 0;
 }
 
@@ -427,6 +425,12 @@ static int put_faults(void *user, struct http_request *request, json_t **ret, st
 	return get_faults(user, request, ret, e);
 }
 #endif
+
+bool api_is_host_address(void *user, const char *address)
+{
+	const struct api *api = user;
+	return peers_have_address(api->host->peers, address);
+}
 
 const struct http_route api_routes[] = {
 	{"GET", "/v1/host", HTTP_CALLER_CLIENT, get_host},

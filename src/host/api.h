@@ -14,5 +14,7 @@ struct api {
 
 /* The routes, for http_server_options; user is a struct api. */
 extern const struct http_route api_routes[];
+/* For http_server_options. */
+bool api_is_host_address(void *user, const char *address);
 
 #endif

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -25,6 +26,8 @@
 #include "host/config.h"
 #include "host/recovery.h"
 #include "migration/destination.h"
+
+#define DESCRIPTORS_WANTED 8192
 
 struct ferryd {
 	struct config config;
@@ -107,6 +110,7 @@ static int start_server(struct ferryd *ferryd, struct error **e)
 		.port = ferryd->have_files ? ferryd->config.control_port_number : 0,
 		.files = &ferryd->files,
 		.routes = api_routes,
+		.is_host_address = api_is_host_address,
 		.user = &ferryd->api,
 	};
 	ferryd->api.host = &ferryd->host;
@@ -157,6 +161,18 @@ static int start(struct ferryd *ferryd, struct error **e)
 	return start_server(ferryd, e);
 }
 
+/* Where nobody has raised it (systemd does, by our unit), the usual 1024 descriptors are fewer than the connections that may
+ * be open. Children get what they need by name; select(2) is used nowhere. */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= DESCRIPTORS_WANTED)
+		return;
+	limit.rlim_cur = limit.rlim_max < DESCRIPTORS_WANTED ? limit.rlim_max : DESCRIPTORS_WANTED;
+	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		log_warning("cannot raise the limit of open files: %s", strerror(errno));
+}
+
 /* Workers first: the server waits for its handlers, and some of these wait for workers. */
 static void stop(struct ferryd *ferryd)
 {
@@ -204,6 +220,7 @@ static int run(const char *config_path, bool config_optional, bool check_only)
 		return 0;
 	}
 	log_set_level(ferryd.config.level);
+	raise_descriptor_limit();
 
 	/* Blocked before any thread exists, so that only this one takes them. */
 	sigset_t signals;

@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/fault.h"
 #include "base/xalloc.h"
+#include "net/socket.h"
 
 #define PEERS_IDLE_MAX 8
 #define ANSWER_LIMIT_BYTES ((size_t)1024 * 1024)
@@ -18,13 +19,72 @@ struct idle_client {
 	struct http_client *client;
 };
 
+struct peer {
+	char *name, *address;
+	uint16_t port;
+};
+
+/* Readers must not wait for the database, which may be making something durable: they read the copy. */
 struct peers {
 	struct database *db;
 	const struct tls_files *files;
+	pthread_mutex_t writing; /* held while database and copy are changed; taken before mutex */
 	pthread_mutex_t mutex;
+	struct peer *all; /* sorted by name */
+	size_t count;
 	struct idle_client idle[PEERS_IDLE_MAX];
 	size_t idle_count;
 };
+
+/* ---- the copy; the mutex is held, or nobody else is there yet ---- */
+
+/* Where name stands, or would stand. */
+static size_t peer_index(const struct peers *peers, const char *name)
+{
+	size_t i = 0;
+	while (i < peers->count && strcmp(peers->all[i].name, name) < 0)
+		i++;
+	return i;
+}
+
+static const struct peer *peer_find(const struct peers *peers, const char *name)
+{
+	size_t i = peer_index(peers, name);
+	return i < peers->count && strcmp(peers->all[i].name, name) == 0 ? &peers->all[i] : NULL;
+}
+
+static void peer_drop(struct peers *peers, const char *name)
+{
+	if (!peer_find(peers, name))
+		return;
+	size_t i = peer_index(peers, name);
+	free(peers->all[i].name);
+	free(peers->all[i].address);
+	peers->count--;
+	memmove(&peers->all[i], &peers->all[i + 1], (peers->count - i) * sizeof(peers->all[0]));
+}
+
+static void peer_put(struct peers *peers, const char *name, const char *address, uint16_t port)
+{
+	peer_drop(peers, name);
+	size_t i = peer_index(peers, name);
+	peers->all = xreallocarray(peers->all, peers->count + 1, sizeof(peers->all[0]));
+	memmove(&peers->all[i + 1], &peers->all[i], (peers->count - i) * sizeof(peers->all[0]));
+	peers->all[i] = (struct peer){xstrdup(name), xstrdup(address), port};
+	peers->count++;
+}
+
+static json_t *peer_view(const struct peer *peer)
+{
+	return json_pack("{ss ss si}", "name", peer->name, "address", peer->address, "port", (int)peer->port);
+}
+
+static int peer_load(void *user, const struct database_row *row, struct error **e)
+{
+	(void)e;
+	peer_put(user, database_text(row, 0), database_text(row, 1), (uint16_t)database_integer(row, 2));
+	return 0;
+}
 
 int peers_new(struct database *db, const struct tls_files *files, struct peers **ret, struct error **e)
 {
@@ -36,6 +96,11 @@ int peers_new(struct database *db, const struct tls_files *files, struct peers *
 	peers->db = db;
 	peers->files = files;
 	pthread_mutex_init(&peers->mutex, NULL);
+	pthread_mutex_init(&peers->writing, NULL);
+	if (database_query(db, e, peer_load, peers, "SELECT name, address, port FROM peer", "") < 0) {
+		peers_free(peers);
+		return -1;
+	}
 	*ret = peers;
 	return 0;
 }
@@ -54,6 +119,10 @@ void peers_free(struct peers *peers)
 		return;
 	while (peers->idle_count > 0)
 		idle_drop(peers, 0);
+	while (peers->count > 0)
+		peer_drop(peers, peers->all[0].name);
+	free(peers->all);
+	pthread_mutex_destroy(&peers->writing);
 	pthread_mutex_destroy(&peers->mutex);
 	free(peers);
 }
@@ -68,47 +137,57 @@ static void peers_drop_idle(struct peers *peers, const char *name)
 
 int peers_add(struct peers *peers, const char *name, const char *address, uint16_t port, struct error **e)
 {
+	LOCK_SCOPE(&peers->writing);
 	peers_drop_idle(peers, name);
-	return database_run(peers->db, e, "INSERT OR REPLACE INTO peer(name, address, port) VALUES(?, ?, ?)", "ssi", name, address,
-			    (int64_t)port);
+	if (database_run(peers->db, e, "INSERT OR REPLACE INTO peer(name, address, port) VALUES(?, ?, ?)", "ssi", name, address,
+			 (int64_t)port) < 0)
+		return -1;
+	LOCK_SCOPE(&peers->mutex);
+	peer_put(peers, name, address, port);
+	return 0;
 }
 
 int peers_remove(struct peers *peers, const char *name, struct error **e)
 {
+	LOCK_SCOPE(&peers->writing);
 	int removed = database_run(peers->db, e, "DELETE FROM peer WHERE name = ?", "s", name);
 	if (removed == 0)
 		return error_set(e, ERROR_NOT_FOUND, "no host '%s' is known here", name);
-	peers_drop_idle(peers, name);
-	return removed < 0 ? -1 : 0;
-}
-
-static int peers_append(void *user, const struct database_row *row, struct error **e)
-{
-	(void)e;
-	json_array_append_new(user, json_pack("{ss ss sI}", "name", database_text(row, 0), "address", database_text(row, 1), "port",
-					      (json_int_t)database_integer(row, 2)));
-	return 0;
-}
-
-int peers_list(struct peers *peers, json_t **ret, struct error **e)
-{
-	cleanup_json json_t *list = json_array();
-	if (database_query(peers->db, e, peers_append, list, "SELECT name, address, port FROM peer ORDER BY name", "") < 0)
+	if (removed < 0)
 		return -1;
-	*ret = take_ptr(list);
+	peers_drop_idle(peers, name);
+	LOCK_SCOPE(&peers->mutex);
+	peer_drop(peers, name);
 	return 0;
+}
+
+json_t *peers_list(struct peers *peers)
+{
+	json_t *list = json_array();
+	LOCK_SCOPE(&peers->mutex);
+	for (size_t i = 0; i < peers->count; i++)
+		json_array_append_new(list, peer_view(&peers->all[i]));
+	return list;
 }
 
 int peers_get(struct peers *peers, const char *name, json_t **ret, struct error **e)
 {
-	cleanup_json json_t *list = json_array();
-	if (database_query(peers->db, e, peers_append, list, "SELECT name, address, port FROM peer WHERE name = ?", "s", name) < 0)
-		return -1;
-	if (json_array_size(list) == 0)
+	LOCK_SCOPE(&peers->mutex);
+	const struct peer *peer = peer_find(peers, name);
+	if (!peer)
 		return error_set(e, ERROR_DEST_UNKNOWN, "host '%s' is not known here; add it with `ferry host add %s ADDRESS`", name,
 				 name);
-	*ret = json_incref(json_array_get(list, 0));
+	*ret = peer_view(peer);
 	return 0;
+}
+
+bool peers_have_address(struct peers *peers, const char *address)
+{
+	LOCK_SCOPE(&peers->mutex);
+	for (size_t i = 0; i < peers->count; i++)
+		if (socket_address_in_networks(address, peers->all[i].address))
+			return true;
+	return false;
 }
 
 int peers_take(struct peers *peers, const char *name, struct http_client **ret, struct error **e)

@@ -22,7 +22,9 @@ int peers_new(struct database *db, const struct tls_files *files, struct peers *
 void peers_free(struct peers *peers);
 int peers_add(struct peers *peers, const char *name, const char *address, uint16_t port, struct error **e) MUST_CHECK;
 int peers_remove(struct peers *peers, const char *name, struct error **e) MUST_CHECK;
-int peers_list(struct peers *peers, json_t **ret, struct error **e) MUST_CHECK;
+/* Reading waits for nothing. */
+json_t *peers_list(struct peers *peers);
+bool peers_have_address(struct peers *peers, const char *address);
 /* {name, address, port}; ERROR_DEST_UNKNOWN. */
 int peers_get(struct peers *peers, const char *name, json_t **ret, struct error **e) MUST_CHECK;
 

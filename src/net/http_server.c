@@ -28,15 +28,20 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
+#include "net/http_patience.h"
 #include "net/socket.h"
 #include "net/tls_server.h"
 
 #define HTTP_BODY_LIMIT_BYTES (1024 * 1024)
-#define HTTP_CONNECTION_LIMIT 512u
-#define HTTP_ADDRESS_CONNECTION_LIMIT 384u /* from one address: it cannot take all */
+#define HTTP_UNIX_CONNECTION_LIMIT 512u
+#define HTTP_TLS_CONNECTION_LIMIT 768u
+#define HTTP_OTHERS_CONNECTION_LIMIT 320u  /* by TLS, from all addresses that are not known hosts' */
+#define HTTP_ADDRESS_CONNECTION_LIMIT 320u /* from one address: even a known host cannot take all */
 #define HTTP_STACK_BYTES ((size_t)256 * 1024)
 #define HTTP_FIRST_REQUEST_S 10u
 #define HTTP_IDLE_S 60u
+#define HTTP_REQUEST_MS 30000 /* from its first line to its end */
+#define HTTP_ANSWER_MS 120000 /* until it has been read */
 #define HTTP_STOP_MS 5000
 #define HTTP_PARAMETERS_MAX 4
 
@@ -46,10 +51,13 @@ struct http_server {
 	unsigned int idle_s;
 	char *unix_path;
 	struct tls_server *tls;
+	struct http_patience *patience;
+	bool (*is_host_address)(void *user, const char *address);
 	struct MHD_Daemon *unix_daemon, *tls_daemon;
 	pthread_mutex_t mutex;
 	pthread_cond_t idle;
 	unsigned int answering; /* requests whose handler runs or whose answer is being sent; under mutex */
+	unsigned int others;	/* TLS connections from addresses that are not known hosts'; under mutex */
 	bool stopping;          /* under mutex */
 };
 
@@ -57,6 +65,8 @@ struct http_server {
 struct http_peer {
 	bool allowed;
 	bool is_tls;
+	bool is_other; /* counted among the server's others */
+	struct http_patience_entry patience;
 	struct tls_server_peer tls;
 	struct tls_server_credentials *credentials;
 };
@@ -72,6 +82,12 @@ struct http_exchange {
 const char *http_request_query(const struct http_request *request, const char *key)
 {
 	return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, key);
+}
+
+static struct http_peer *http_peer_of(struct MHD_Connection *connection)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	return info ? info->socket_context : NULL;
 }
 
 /* ---- Paths ---- */
@@ -300,7 +316,7 @@ static int http_run(struct http_server *server, const struct http_exchange *exch
 }
 
 static enum MHD_Result http_answer(struct http_server *server, struct MHD_Connection *connection,
-				   const struct http_peer *peer, struct http_exchange *exchange, const char *method)
+				   struct http_peer *peer, struct http_exchange *exchange, const char *method)
 {
 	struct http_request request = {.method = method, .connection = connection, .status = MHD_HTTP_OK};
 	request.caller = peer->tls.role == TLS_ROLE_HOST ? HTTP_CALLER_HOST : HTTP_CALLER_CLIENT;
@@ -320,12 +336,14 @@ static enum MHD_Result http_answer(struct http_server *server, struct MHD_Connec
 		return http_refuse(connection, ERROR_SHUTTING_DOWN, "this ferryd is stopping");
 
 	MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0);
+	http_patience_set(&peer->patience, 0);
 	cleanup_json json_t *body = NULL;
 	cleanup_error struct error *why = NULL;
 	int rc = http_run(server, exchange, &request, &body, &why);
 	log_context_set(NULL, NULL); /* the thread's next request is about something else */
 	/* From 0 to a number also starts the time anew. */
 	MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, server->idle_s);
+	http_patience_set(&peer->patience, HTTP_ANSWER_MS);
 
 	if (rc >= 0 && !body)
 		body = json_object();
@@ -375,8 +393,7 @@ static enum MHD_Result http_on_access(void *cls, struct MHD_Connection *connecti
 	(void)url;
 	(void)version;
 	struct http_exchange *exchange = *request_context;
-	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-	const struct http_peer *peer = info ? info->socket_context : NULL;
+	struct http_peer *peer = http_peer_of(connection);
 	if (!exchange || !peer)
 		return MHD_NO;
 
@@ -402,19 +419,23 @@ static enum MHD_Result http_on_access(void *cls, struct MHD_Connection *connecti
 static void *http_on_request_line(void *cls, const char *uri, struct MHD_Connection *connection)
 {
 	(void)cls;
-	(void)connection;
+	struct http_peer *peer = http_peer_of(connection);
 	struct http_exchange *exchange = xcalloc(1, sizeof(*exchange));
 	exchange->uri = xstrdup(uri);
+	if (peer)
+		http_patience_set(&peer->patience, HTTP_REQUEST_MS);
 	return exchange;
 }
 
 static void http_on_completed(void *cls, struct MHD_Connection *connection, void **request_context,
 			      enum MHD_RequestTerminationCode code)
 {
-	(void)connection;
 	(void)code;
 	struct http_server *server = cls;
+	struct http_peer *peer = http_peer_of(connection);
 	struct http_exchange *exchange = *request_context;
+	if (peer) /* the next request's first line; libmicrohttpd has a limit for silence only */
+		http_patience_set(&peer->patience, (int64_t)server->idle_s * 1000 + HTTP_REQUEST_MS);
 	if (!exchange)
 		return;
 	if (exchange->answering) {
@@ -438,29 +459,74 @@ static bool http_unix_peer_allowed(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) == 0 && (who.uid == 0 || who.uid == geteuid());
 }
 
+/* Whether a connection from this address is one of the others, which have a limit of their own. */
+static bool http_is_other(const struct http_server *server, const struct sockaddr *address)
+{
+	char text[SOCKET_ADDRESS_SIZE];
+	socket_address_text(address, text);
+	return !server->is_host_address || !server->is_host_address(server->user, text);
+}
+
+/* Before anything is done for a TLS connection. A few more than allowed may get in at once; they are not the problem. */
+static enum MHD_Result http_on_accept(void *cls, const struct sockaddr *address, socklen_t length)
+{
+	struct http_server *server = cls;
+	(void)length;
+	pthread_mutex_lock(&server->mutex);
+	bool full = server->others >= HTTP_OTHERS_CONNECTION_LIMIT;
+	pthread_mutex_unlock(&server->mutex);
+	return full && http_is_other(server, address) ? MHD_NO : MHD_YES;
+}
+
+static void http_count_other(struct http_server *server, struct http_peer *peer, struct MHD_Connection *connection)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	peer->is_other = !info || http_is_other(server, info->client_addr);
+	if (!peer->is_other)
+		return;
+	LOCK_SCOPE(&server->mutex);
+	server->others++;
+}
+
+static void http_peer_free(struct http_server *server, struct http_peer *peer)
+{
+	if (!peer)
+		return;
+	http_patience_remove(&peer->patience);
+	if (peer->credentials)
+		tls_server_release(server->tls, peer->credentials);
+	if (peer->is_other) {
+		LOCK_SCOPE(&server->mutex);
+		server->others--;
+	}
+	free(peer);
+}
+
 static void http_on_connection(void *cls, struct MHD_Connection *connection, void **socket_context,
 			       enum MHD_ConnectionNotificationCode code)
 {
 	struct http_server *server = cls;
 	struct http_peer *peer = *socket_context;
-	if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
-		if (peer && peer->credentials)
-			tls_server_release(server->tls, peer->credentials);
-		free(peer);
+	if (code == MHD_CONNECTION_NOTIFY_CLOSED) { /* the socket is closed after this */
+		http_peer_free(server, peer);
 		*socket_context = NULL;
 		return;
 	}
 	peer = xcalloc(1, sizeof(*peer));
 	*socket_context = peer;
-	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	const int fd = info ? info->connect_fd : -1;
+	if (info)
+		http_patience_add(server->patience, &peer->patience, fd, (int64_t)HTTP_FIRST_REQUEST_S * 1000);
+	info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
 	if (info && info->tls_session) {
 		peer->is_tls = true;
 		peer->allowed = true;
 		peer->credentials = tls_server_attach(server->tls, info->tls_session, &peer->tls);
+		http_count_other(server, peer, connection);
 		return;
 	}
-	info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-	peer->allowed = info && http_unix_peer_allowed(info->connect_fd);
+	peer->allowed = http_unix_peer_allowed(fd);
 }
 
 /* ---- Start and stop ---- */
@@ -506,10 +572,10 @@ static struct MHD_Daemon *http_start_daemon(struct http_server *server, int list
 	};
 	struct MHD_OptionItem no_options[] = {{MHD_OPTION_END, 0, NULL}};
 	/* clang-format off */
-	return MHD_start_daemon(flags, 0, NULL, NULL, http_on_access, server,
+	return MHD_start_daemon(flags, 0, is_tls ? http_on_accept : NULL, server, http_on_access, server,
 				MHD_OPTION_EXTERNAL_LOGGER, http_log_library, NULL, /* must stand first */
 				MHD_OPTION_LISTEN_SOCKET, listen_fd,
-				MHD_OPTION_CONNECTION_LIMIT, HTTP_CONNECTION_LIMIT,
+				MHD_OPTION_CONNECTION_LIMIT, is_tls ? HTTP_TLS_CONNECTION_LIMIT : HTTP_UNIX_CONNECTION_LIMIT,
 				MHD_OPTION_CONNECTION_TIMEOUT, HTTP_FIRST_REQUEST_S,
 				MHD_OPTION_THREAD_STACK_SIZE, HTTP_STACK_BYTES,
 				MHD_OPTION_URI_LOG_CALLBACK, http_on_request_line, server,
@@ -550,7 +616,9 @@ int http_server_start(const struct http_server_options *options, struct http_ser
 	struct http_server *server = xcalloc(1, sizeof(*server));
 	server->routes = options->routes;
 	server->user = options->user;
+	server->is_host_address = options->is_host_address;
 	server->idle_s = options->idle_s ? options->idle_s : HTTP_IDLE_S;
+	server->patience = http_patience_new();
 	pthread_mutex_init(&server->mutex, NULL);
 	cond_init(&server->idle);
 	if ((options->unix_path && http_start_unix(server, options->unix_path, e) < 0) ||
@@ -586,6 +654,7 @@ void http_server_stop(struct http_server *server)
 		close(unix_fd);
 	if (tls_fd >= 0)
 		close(tls_fd);
+	http_patience_free(server->patience);
 	tls_server_free(server->tls);
 	pthread_cond_destroy(&server->idle);
 	pthread_mutex_destroy(&server->mutex);

@@ -2,7 +2,10 @@
 /*
  * The HTTP/JSON server (libmicrohttpd): a unix socket for local root and, when there are certificates, a TLS listener with
  * mutual authentication. One thread a connection, so a handler may block (wait for a migration, start a QEMU), and a slow
- * client holds up nobody. Limits: 1 MiB a body, 512 connections, 60 s idle.
+ * client holds up nobody. Limits: 1 MiB a body, 512 connections on the unix socket, 768 by TLS, of which no more than 320 from
+ * addresses that are not those of known hosts and no more than 320 from one address: neither clients nor one other host can
+ * lock the rest out. 60 s idle; a request must have come within 30 s, a connection's first one within 10 s of its beginning,
+ * and an answer must have been read within 120 s.
  *
  * Handlers run on connection threads, several at once. They return 0 and a body (owned by the server from then on; NULL
  * means {}), or -1 and an error, which is answered as {"error": {"code", "message"}} with the status of its code.
@@ -57,6 +60,8 @@ struct http_server_options {
 	const struct tls_files *files; /* needed with port */
 	const struct http_route *routes; /* ends with a row whose method is NULL; must outlive the server */
 	void *user;
+	/* Whether a numeric address is that of a known host; NULL: of none. Called for each connection, must not block. */
+	bool (*is_host_address)(void *user, const char *address);
 	unsigned int idle_s; /* a kept-alive connection without a request is closed after this; 0: 60 s */
 };
 

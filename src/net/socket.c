@@ -263,6 +263,23 @@ static bool socket_network_holds(const struct socket_network *network, const uns
 	return rest == 0 || ((network->bytes[whole] ^ bytes[whole]) >> (8 - rest)) == 0;
 }
 
+void socket_address_text(const struct sockaddr *address, char ret[SOCKET_ADDRESS_SIZE])
+{
+	ret[0] = '\0';
+	if (address->sa_family == AF_INET) {
+		struct sockaddr_in v4;
+		memcpy(&v4, address, sizeof(v4));
+		inet_ntop(AF_INET, &v4.sin_addr, ret, SOCKET_ADDRESS_SIZE);
+	} else if (address->sa_family == AF_INET6) {
+		struct sockaddr_in6 v6;
+		memcpy(&v6, address, sizeof(v6));
+		if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr))
+			inet_ntop(AF_INET, &v6.sin6_addr.s6_addr[12], ret, SOCKET_ADDRESS_SIZE);
+		else
+			inet_ntop(AF_INET6, &v6.sin6_addr, ret, SOCKET_ADDRESS_SIZE);
+	}
+}
+
 bool socket_address_in_networks(const char *address, const char *networks)
 {
 	unsigned char bytes[16];

@@ -16,6 +16,10 @@ int socket_connect_unix(const char *path, int *ret_fd, struct error **e) MUST_CH
 int socket_listen_tcp(const char *address, uint16_t port, int *ret_fd, struct error **e) MUST_CHECK;
 /* Connect within timeout_ms; errors say whether it was refused or timed out. */
 int socket_connect_tcp(const char *address, uint16_t port, int64_t timeout_ms, int *ret_fd, struct error **e) MUST_CHECK;
+#define SOCKET_ADDRESS_SIZE 46
+/* A peer's address as people write it; an IPv4 one that came by an IPv6 socket as IPv4. "" for what is no IP address. */
+struct sockaddr;
+void socket_address_text(const struct sockaddr *address, char ret[SOCKET_ADDRESS_SIZE]);
 /* Whether a numeric address lies in one of the networks of a comma-separated list such as "198.18.0.0/24, fd00::/8". */
 bool socket_address_in_networks(const char *address, const char *networks);
 /* Whether a numeric address can be that of an interface of another host: not this host itself, nor all or many hosts. */
