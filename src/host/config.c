@@ -191,6 +191,12 @@ static int config_settle(struct config *config, struct error **e)
 	(void)parse_ports(config->native_ports, &config->data_port_min, &config->data_port_max);
 	config->finish_timeout_ms = strtol(config->finish_timeout_s, NULL, 10) * 1000;
 	config->silence_limit_ms = strtol(config->silence_limit_s, NULL, 10) * 1000;
+	config->check_timeout_ms = strtol(config->check_timeout_s, NULL, 10) * 1000;
+	config->prepare_timeout_ms = strtol(config->prepare_timeout_s, NULL, 10) * 1000;
+	config->refuse_timeout_ms = strtol(config->refuse_timeout_s, NULL, 10) * 1000;
+	config->outcome_timeout_ms = strtol(config->outcome_timeout_s, NULL, 10) * 1000;
+	config->check_lifetime_ms = strtol(config->check_lifetime_s, NULL, 10) * 1000;
+	config->retry_limit_ms = strtol(config->retry_limit_s, NULL, 10) * 1000;
 	for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
 		if (strcmp(levels[i].name, config->log_level) == 0)
 			config->level = levels[i].level;

@@ -27,6 +27,9 @@ struct migration_host {
 	const char *trusted;	   /* networks on which plain text is allowed; "" none */
 	int64_t finish_timeout_ms; /* how long the destination may take to load and answer, one try */
 	int64_t silence_limit_ms;  /* a prepared destination that hears nothing of the source for this long asks, then refuses */
+	/* How long each message may go unanswered; how long a checked destination keeps its port; the longest wait before what
+	 * was not answered is said again. migration_host_init() sets the defaults of the configuration. */
+	int64_t check_timeout_ms, prepare_timeout_ms, refuse_timeout_ms, outcome_timeout_ms, check_lifetime_ms, retry_limit_ms;
 
 	struct migration_workers {
 		pthread_mutex_t mutex;

@@ -28,7 +28,6 @@
 #include "base/xalloc.h"
 #include "migration/source_steps.h"
 
-#define PREPARE_TIMEOUT_MS 60000
 
 /* ---- prepare ---- */
 
@@ -54,7 +53,7 @@ static int source_prepare(struct source *s, struct error **e)
 	s->destination_prepared = true; /* from here on it may have started something, even if no answer comes */
 	struct error *problem = NULL;
 	const struct peer_question question = {PEER_PREPARE, s->migration->destination, s->migration->id, body,
-					       PREPARE_TIMEOUT_MS};
+					       s->host->prepare_timeout_ms};
 	cleanup_json json_t *answer = NULL;
 	const char *journal = NULL;
 	if (peers_ask(s->peer, &question, &answer, NULL, &problem) < 0) {

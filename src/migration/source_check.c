@@ -18,7 +18,6 @@
 #include "migration/checks.h"
 #include "net/socket.h"
 
-#define CHECK_TIMEOUT_MS 20000
 #define PROBE_TIMEOUT_MS 3000
 #define THEIR_FAILURES_MAX 256
 #define THEIR_CODE_MAX_BYTES 64
@@ -221,7 +220,8 @@ static int source_ask_destination_to_check(struct source *s, json_t *failures, s
 	cleanup_json json_t *body = offer_to_json(&s->offer);
 	cleanup_json json_t *answer = NULL;
 	bool answered = false;
-	const struct peer_question question = {PEER_CHECK, s->migration->destination, s->migration->id, body, CHECK_TIMEOUT_MS};
+	const struct peer_question question = {PEER_CHECK, s->migration->destination, s->migration->id, body,
+					       s->host->check_timeout_ms};
 	int r = peers_ask(s->peer, &question, &answer, &answered, &problem);
 	s->destination_asked = answered || problem->code == ERROR_CANCELLED;
 	int r2 = 0;

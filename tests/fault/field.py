@@ -22,7 +22,7 @@ from sampler import Sampler  # noqa: E402
 
 # Short, as everything that is awaited here is a time-out of the other side.
 TIMEOUTS = {"silence_limit": 1, "finish_timeout": 2, "check_timeout": 2, "prepare_timeout": 3, "refuse_timeout": 2,
-            "ask_timeout": 1, "check_lifetime": 3, "retry_limit": 1}
+            "outcome_timeout": 1, "check_lifetime": 3, "retry_limit": 1}
 PATIENCE = 40
 POLL_S = 0.003
 FORGETFUL = "journal-sync=forget"

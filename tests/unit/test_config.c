@@ -66,6 +66,12 @@ static void test_defaults(void **state)
 	assert_string_equal(config.accelerator, "auto");
 	assert_int_equal(config.finish_timeout_ms, 30000);
 	assert_int_equal(config.silence_limit_ms, 60000);
+	assert_int_equal(config.check_timeout_ms, 20000);
+	assert_int_equal(config.prepare_timeout_ms, 60000);
+	assert_int_equal(config.refuse_timeout_ms, 10000);
+	assert_int_equal(config.outcome_timeout_ms, 5000);
+	assert_int_equal(config.check_lifetime_ms, 15000);
+	assert_int_equal(config.retry_limit_ms, 30000);
 	assert_int_equal(config.level, LOG_LEVEL_INFO);
 	assert_string_equal(config.state_folder, "/var/lib/ferry");
 	assert_string_equal(config.run_folder, "/run/ferry");
@@ -82,7 +88,8 @@ static void test_every_key(void **state)
 		  "[control]\naddress = 198.18.0.7\nport = 4711\n"
 		  "[data]\naddress = 198.18.1.7\nnative_ports = 50000-50000\ntrusted = 198.18.1.0/24, fd00::/8\n"
 		  "[qemu]\nbinary = /opt/qemu\naccelerator = tcg\nuser = 1001:1002\n"
-		  "[migration]\nfinish_timeout = 7\nsilence_limit = 8\n"
+		  "[migration]\nfinish_timeout = 7\nsilence_limit = 8\ncheck_timeout = 1\nprepare_timeout = 2\n"
+		  "refuse_timeout = 3\noutcome_timeout = 4\ncheck_lifetime = 5\nretry_limit = 6\n"
 		  "[log]\nlevel = debug\n"
 		  "[paths]\nstate = /s\nrun = /r\npki = /p\n",
 		  &config);
@@ -99,6 +106,12 @@ static void test_every_key(void **state)
 	assert_int_equal(config.gid, 1002);
 	assert_int_equal(config.finish_timeout_ms, 7000);
 	assert_int_equal(config.silence_limit_ms, 8000);
+	assert_int_equal(config.check_timeout_ms, 1000);
+	assert_int_equal(config.prepare_timeout_ms, 2000);
+	assert_int_equal(config.refuse_timeout_ms, 3000);
+	assert_int_equal(config.outcome_timeout_ms, 4000);
+	assert_int_equal(config.check_lifetime_ms, 5000);
+	assert_int_equal(config.retry_limit_ms, 6000);
 	assert_int_equal(config.level, LOG_LEVEL_DEBUG);
 	assert_string_equal(config.state_folder, "/s");
 	assert_string_equal(config.run_folder, "/r");
