@@ -12,8 +12,12 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/xalloc.h"
 #include "net/socket.h"
+
+#define CONFIG_BYTES_MAX ((size_t)64 * 1024)
+#define CONFIG_LINE_BYTES_MAX (INI_MAX_LINE - 2) /* inih's buffer holds a newline and a NUL too */
 
 enum config_kind { TEXT, PORT, PORTS, NETWORKS, CHOICE, SECONDS };
 
@@ -203,20 +207,52 @@ static int config_settle(struct config *config, struct error **e)
 	return resolve_user(config, e);
 }
 
+/* The file as text that inih reads as it stands there: inih cuts what is longer than its buffer, and would take the rest
+ * of a line for a line of its own; and it ends at a NUL. *ret_text is "" where there is no file and none is needed. */
+static int config_read_text(const char *path, bool optional, char **ret_text, struct error **e)
+{
+	cleanup_free char *text = NULL;
+	struct error *problem = NULL;
+	size_t length = 0;
+	if (file_read(path, CONFIG_BYTES_MAX, &text, &length, &problem) < 0) {
+		bool missing = problem->code == ERROR_NOT_FOUND;
+		problem->code = ERROR_CONFIG;
+		if (!(missing && optional))
+			return error_move(e, problem);
+		error_free(problem);
+		*ret_text = xstrdup("");
+		return 0;
+	}
+	unsigned int number = 1;
+	for (const char *line = text; line < text + length; number++) {
+		const char *end = memchr(line, '\n', (size_t)(text + length - line));
+		size_t line_length = (size_t)((end ? end : text + length) - line);
+		if (line_length > CONFIG_LINE_BYTES_MAX)
+			return error_set(e, ERROR_CONFIG, "%s:%u: the line is longer than %d bytes", path, number,
+					 CONFIG_LINE_BYTES_MAX);
+		if (memchr(line, '\0', line_length))
+			return error_set(e, ERROR_CONFIG, "%s:%u: there is a NUL in the line", path, number);
+		line += line_length + 1;
+	}
+	*ret_text = take_ptr(text);
+	return 0;
+}
+
 int config_read(const char *path, bool optional, struct config *ret, struct error **e)
 {
+	cleanup_free char *text = NULL;
+	if (config_read_text(path, optional, &text, e) < 0)
+		return -1;
 	struct config config = {0};
 	struct reading reading = {.config = &config};
 	for (size_t i = 0; i < KEY_COUNT; i++)
 		*config_field(&config, &keys[i]) = xstrdup(keys[i].fallback);
-	int line = ini_parse(path, on_key, &reading);
+	int line = ini_parse_string(text, on_key, &reading);
 	if (line > 0) {
 		if (reading.problem)
 			error_wrap(&reading.problem, "%s:%d", path, line);
 		else
 			error_set(&reading.problem, ERROR_CONFIG, "%s:%d: not a section, a key or a comment", path, line);
-	} else if (line < 0 && !(optional && errno == ENOENT)) {
-		error_set_errno(&reading.problem, ERROR_CONFIG, errno, "cannot read '%s'", path);
 	}
 	if (reading.problem || config_settle(&config, &reading.problem) < 0) {
 		config_done(&config);

@@ -263,6 +263,37 @@ static void test_no_file(void **state)
 	assert_int_equal(config_read("/tmp", true, &config, &e), -1);
 }
 
+#define USED "[qemu]\nuser = " USER "\n"
+
+static void test_limits(void **state)
+{
+	(void)state;
+	struct config config;
+	/* The longest line, and a byte more: what is behind it must not become a line of its own. */
+	cleanup_free char *longest = xasprintf(USED "[paths]\nstate = /%0*d\n", 198 - 9, 0);
+	read_good(longest, &config);
+	assert_int_equal(strlen(config.state_folder), 198 - 8);
+	config_done(&config);
+	cleanup_free char *longer = xasprintf(USED "[paths]\nstate = /%0*d\n", 199 - 9, 0);
+	read_bad(longer, 4, "longer than 198 bytes");
+	cleanup_free char *comment = xasprintf(USED "[control]\n# %0*d\n", 190, 0);
+	read_good(comment, &config);
+	config_done(&config);
+	cleanup_free char *hidden = xasprintf("[control]\n\n# %0*d port = 1", 194, 0);
+	read_bad(hidden, 3, "longer than 198 bytes");
+	/* The largest file: comments only. */
+	cleanup_free char *large = xmalloc(65536 + 2);
+	for (size_t i = 0; i < 65536 + 1; i++)
+		large[i] = i % 64 == 63 ? '\n' : '#';
+	memcpy(large, USED, strlen(USED));
+	large[65536] = '\0';
+	read_good(large, &config);
+	config_done(&config);
+	large[65536] = '#';
+	large[65537] = '\0';
+	read_bad(large, 0, "larger than 65536 bytes");
+}
+
 static int make_file(void **state)
 {
 	(void)state;
@@ -283,7 +314,7 @@ int main(void)
 		cmocka_unit_test(test_data_address), cmocka_unit_test(test_printed_keys),
 		cmocka_unit_test(test_unknown),      cmocka_unit_test(test_twice),
 		cmocka_unit_test(test_values),       cmocka_unit_test(test_users),
-		cmocka_unit_test(test_no_file),
+		cmocka_unit_test(test_no_file),      cmocka_unit_test(test_limits),
 	};
 	return cmocka_run_group_tests(tests, make_file, remove_file);
 }
