@@ -67,7 +67,7 @@ static char *host_value_text(const json_t *value)
 	if (json_is_string(value))
 		return output_safe(json_string_value(value));
 	if (json_is_object(value) && json_object_get(value, "code")) {
-		cleanup_free char *text = xasprintf("%s (%s)", output_string(value, "message"), output_string(value, "code"));
+		cleanup_free char *text = xasprintf("%s (%s)", output_message(value, "message"), output_string(value, "code"));
 		return output_safe(text);
 	}
 	if (json_is_real(value))

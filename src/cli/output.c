@@ -75,10 +75,28 @@ void table_print(struct table *table)
 	free(table);
 }
 
-const char *output_string(const json_t *object, const char *key)
+/* How many bytes of a control character stand here, 0 for none. Those from U+0080 on count: some terminals obey them. */
+static size_t control_length(const char *text)
+{
+	unsigned char first = (unsigned char)text[0];
+	if (first == 0xc2 && (unsigned char)text[1] >= 0x80 && (unsigned char)text[1] < 0xa0)
+		return 2;
+	return (first != 0 && first < ' ') || first == 0x7f;
+}
+
+const char *output_message(const json_t *object, const char *key)
 {
 	const char *text = json_string_value(json_object_get(object, key));
 	return text && *text ? text : "-";
+}
+
+const char *output_string(const json_t *object, const char *key)
+{
+	const char *text = output_message(object, key);
+	for (const char *c = text; *c; c++)
+		if (control_length(c) > 0)
+			return "?";
+	return text;
 }
 
 double output_number(const json_t *object, const char *key)
@@ -104,7 +122,7 @@ char *output_safe(const char *text)
 {
 	char *safe = xstrdup(text);
 	for (char *c = safe; *c; c++)
-		if ((unsigned char)*c < ' ' || *c == 0x7f)
-			*c = '?';
+		for (size_t length = control_length(c); length > 0; length--)
+			c[length - 1] = '?';
 	return safe;
 }

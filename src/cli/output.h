@@ -18,8 +18,11 @@ void table_add(struct table *table, ...);
 /* Print on stdout and free. */
 void table_print(struct table *table);
 
-/* Strings and numbers of an object for showing: "-" and 0 where there is no such key. Borrowed. */
+/* Strings and numbers of an object for showing: "-" and 0 where there is no such key. Borrowed. A name that could move a
+ * terminal's cursor is shown as "?". */
 const char *output_string(const json_t *object, const char *key);
+/* The same for words that may have line ends and the like in them: to be shown by output_safe(). */
+const char *output_message(const json_t *object, const char *key);
 double output_number(const json_t *object, const char *key);
 int64_t output_integer(const json_t *object, const char *key);
 

@@ -58,7 +58,7 @@ void report_failures(const json_t *failures, const char *vm, const char *to)
 	for (size_t i = 0; i < count; i++) {
 		const json_t *failure = json_array_get(failures, i);
 		const char *code = output_string(failure, "code");
-		cleanup_free char *message = output_safe(output_string(failure, "message"));
+		cleanup_free char *message = output_safe(output_message(failure, "message"));
 		fprintf(stderr, "  %s: %s (%s)\n", output_string(failure, "side"), message, code);
 		enum error_code known = error_code_from_name(code);
 		if (known != ERROR_CODE_COUNT)
@@ -83,7 +83,7 @@ char *report_waiting(const json_t *migration)
 					     output_string(waiting, "what"),
 					     units_format_ms(length, output_number(waiting, "for_ms")), count,
 					     json_is_object(last) ? "; last: " : "",
-					     json_is_object(last) ? output_string(last, "message") : "");
+					     json_is_object(last) ? output_message(last, "message") : "");
 	return output_safe(words);
 }
 
@@ -121,7 +121,7 @@ static void report_reason(const json_t *migration)
 	const char *code = output_string(reason, "code");
 	cleanup_free char *awaited = report_waits(migration) ? report_waiting(migration) : NULL;
 	cleanup_free char *message = awaited ? xasprintf("waiting %s", awaited)
-					     : output_safe(json_is_object(reason) ? output_string(reason, "message")
+					     : output_safe(json_is_object(reason) ? output_message(reason, "message")
 										  : "no reason is known");
 	bool resolved = report_reason_is_resolution(migration);
 	const char *what = resolved				       ? "was settled by a person"
@@ -257,13 +257,13 @@ void report_show(const struct cli *cli, const json_t *migration)
 		       (long long)output_integer(json_object_get(migration, "resolved"), "epoch"));
 	const json_t *reason = json_object_get(migration, "reason");
 	if (json_is_object(reason) && !awaited) {
-		cleanup_free char *message = output_safe(output_string(reason, "message"));
+		cleanup_free char *message = output_safe(output_message(reason, "message"));
 		printf("reason       %s (%s)\n", message, output_string(reason, "code"));
 	}
 	const json_t *failures = json_object_get(migration, "failures");
 	for (size_t i = 0; i < json_array_size(failures); i++) {
 		const json_t *failure = json_array_get(failures, i);
-		cleanup_free char *message = output_safe(output_string(failure, "message"));
+		cleanup_free char *message = output_safe(output_message(failure, "message"));
 		printf("check        %s: %s (%s)\n", output_string(failure, "side"), message, output_string(failure, "code"));
 	}
 	printf("started      %s\n", output_date(date, output_integer(migration, "started_at_ms")));

@@ -10,6 +10,9 @@
 #include <string.h>
 #include <strings.h>
 
+/* What another program says may be any number. */
+#define FORMAT_MAX 1e18
+
 struct unit {
 	const char *name;
 	double factor;
@@ -91,6 +94,8 @@ const char *units_format_bytes(char ret[UNITS_SIZE], double bytes)
 {
 	static const char *const names[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
 	size_t i = 0;
+	if (bytes > FORMAT_MAX)
+		bytes = FORMAT_MAX;
 	/* 1023.5 would be written as 1024, so go on to the next unit before. */
 	while (bytes >= 1023.5 && i + 1 < sizeof(names) / sizeof(names[0])) {
 		bytes /= 1024;
@@ -102,8 +107,10 @@ const char *units_format_bytes(char ret[UNITS_SIZE], double bytes)
 
 const char *units_format_ms(char ret[UNITS_SIZE], double ms)
 {
+	if (ms > FORMAT_MAX)
+		ms = FORMAT_MAX;
 	if (ms < 99.95)
-		snprintf(ret, UNITS_SIZE, "%.1f ms", ms);
+		snprintf(ret, UNITS_SIZE, "%.1f ms", ms > -FORMAT_MAX ? ms : -FORMAT_MAX);
 	else if (ms < 999.5)
 		snprintf(ret, UNITS_SIZE, "%.0f ms", ms);
 	else if (ms < 59950)
