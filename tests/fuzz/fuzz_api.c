@@ -31,10 +31,11 @@ const char *__wrap_MHD_lookup_connection_value(struct MHD_Connection *connection
 		if (strncmp(query + 1, key, length) != 0 || query[1 + length] != '=' || query_value_count == 8)
 			continue;
 		const char *value = query + 2 + length;
-		query_values[query_value_count] = xasprintf("%.*s", (int)strcspn(value, "&"), value);
+		size_t value_length = strcspn(value, "&");
 		/* Nothing happens here that would be worth waiting for. */
-		if (strcmp(key, "wait_ms") == 0 && strlen(value) > 1)
+		if (strcmp(key, "wait_ms") == 0 && value_length > 1)
 			return NULL;
+		query_values[query_value_count] = xasprintf("%.*s", (int)value_length, value);
 		return query_values[query_value_count++];
 	}
 	return NULL;
