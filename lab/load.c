@@ -94,7 +94,7 @@ struct options {
     uint64_t seconds; /* 0: for ever */
     bool bench;
     const char *warm; /* directory, or NULL */
-    char disk[64]; /* device; empty: none */
+    char disk[256]; /* device; empty: none */
     uint64_t disk_bytes_per_s;
 };
 

@@ -21,7 +21,7 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPO / "lab"))
 
-from ferrylab import guest  # noqa: E402
+from ferrylab import disk, guest  # noqa: E402
 
 PAGE = 4096
 MAGIC = b"FRRYPAG1"
@@ -216,6 +216,146 @@ def test_beat_of_two_copies_is_seen_end_to_end(client):
         assert client.only_guest()["total"]["two_copies"] >= 4
 
 
+# ---- the disk load ----
+
+BLOCK = 4096
+LOG_END = BLOCK + (1 << 20) // 4  # of a disk of 1 MiB: the "now" block and a quarter
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image"
+    with open(path, "wb") as file:
+        file.truncate(1 << 20)
+    return path
+
+
+def sums(output):
+    return {key: int(number) for key, number in re.findall(r"(\w+)=(\d+)", output.split("load: end, ")[1])}
+
+
+def stop(process):
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)  # again at once, if it was stopped already
+
+
+def spoil(process, image, at, data):
+    """Changes the image behind the back of a load program."""
+    stop(process)
+    with open(image, "r+b") as file:
+        file.seek(at)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    process.send_signal(signal.SIGCONT)
+
+
+def block_at(image, at):
+    with open(image, "rb") as file:
+        file.seek(at)
+        return file.read(BLOCK)
+
+
+def disk_passes(client, number):
+    """Waits for so many more."""
+    before = client.only_guest()["total"]["disk_passes"]
+    deadline = time.monotonic() + 30
+    while client.only_guest()["total"]["disk_passes"] < before + number:
+        assert time.monotonic() < deadline
+        client.ask("mark")
+        client.ask("wait * 10")
+
+
+@contextlib.contextmanager
+def disk_load(client, image, rate=8):
+    with running_load("--disk-load", f"{image}:{rate}", "--client", f"127.0.0.1:{client.port}") as process:
+        client.ask("wait * 10")
+        yield process
+
+
+def test_disk_load_finds_nothing_wrong_on_a_disk_that_is_right(image):
+    result = run_load("--disk-load", f"{image}:4", "--seconds", "2")
+    assert result.returncode == 0, result.stdout
+    found = sums(result.stdout)
+    assert (found["disk_wrong"], found["disk_foreign"]) == (0, 0)
+    assert found["disk_passes"] >= 3 and found["disk_ticks"] > 50
+    seen = disk.check(image)
+    assert seen["single"] and seen["lives"][0]["last_sequence"] == found["disk_ticks"], seen
+    # Started again: another life of the same disk, after the first.
+    assert run_load("--disk-load", f"{image}:4", "--seconds", "1").returncode == 0
+    seen = disk.check(image)
+    assert seen["single"] and len(seen["lives"]) == 2, seen
+
+
+@pytest.mark.parametrize("where", [LOG_END + 7 * BLOCK + 2000, LOG_END + 8 * BLOCK, 17])
+def test_disk_load_finds_one_bit_changed(client, image, where):
+    with disk_load(client, image) as process:
+        disk_passes(client, 1)
+        stop(process)
+        spoil(process, image, where, bytes([image.read_bytes()[where] ^ 4]))
+        disk_passes(client, 2)
+        seen = client.only_guest()
+        assert (seen["disk_wrong"], seen["disk_foreign"]) == (1, 0)
+
+
+def test_disk_load_tells_its_own_lost_write_from_another_writer(client, image):
+    with disk_load(client, image, rate=0.5) as process:
+        disk_passes(client, 1)
+        before = block_at(image, LOG_END)
+        deadline = time.monotonic() + 30
+        while block_at(image, LOG_END) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        spoil(process, image, LOG_END, before)
+        disk_passes(client, 2)
+        seen = client.only_guest()
+        assert (seen["disk_wrong"], seen["disk_foreign"]) == (1, 0)
+
+        # A block that is sound, of the same guest, and of a time at which this copy did not write it.
+        stop(process)
+        words = list(struct.unpack("=512Q", block_at(image, LOG_END)))
+        words[5] += 1
+        words[1] = (words[1] + 1) & (1 << 64) - 1
+        spoil(process, image, LOG_END, struct.pack("=512Q", *words))
+        disk_passes(client, 2)
+        seen = client.only_guest()
+        assert (seen["disk_wrong"], seen["disk_foreign"]) == (1, 1)
+
+
+def test_two_writers_are_noticed_by_both_and_from_outside(image):
+    pair = [subprocess.Popen([program("load"), "--disk-load", f"{image}:2", "--seconds", "2"], stdout=subprocess.PIPE,
+                             text=True) for _ in range(2)]
+    for process in pair:
+        output = process.communicate(timeout=30)[0]
+        assert process.returncode == 1 and sums(output)["disk_foreign"] > 10, output
+    seen = disk.check(image)
+    assert not seen["single"] and seen["overlaps"] == 1 and len(seen["lives"]) == 2, seen
+
+
+def test_disk_seen_from_outside_tells_doubles_forks_and_damage(image, tmp_path):
+    """A log written here, so that each finding is had by itself."""
+    def record(sequence, time_ns, before_ns):
+        words = [0x31574F4E52524546, 0, 99, sequence, time_ns, time_ns, before_ns, before_ns] + [0] * 56
+        words[1] = sum(words) & (1 << 64) - 1
+        return struct.pack("=64Q", *words)
+
+    def write(*records):
+        path = tmp_path / "log"
+        path.write_bytes(bytes(BLOCK) + b"".join(records) + bytes((1 << 20) - BLOCK - 512 * len(records)))
+        found = disk.check(path)
+        assert found["damaged"] == (1 << 20) // BLOCK - LOG_END // BLOCK, "no block was ever written"
+        return found["doubles"], found["forks"]
+
+    good = [record(1, 10, 0), record(2, 20, 10), record(3, 30, 20)]
+    assert write(*good) == (0, 0)
+    assert write(*good, record(3, 31, 20)) == (1, 0)
+    assert write(*good, record(4, 40, 31)) == (0, 1)
+    assert write(*good, record(9, 90, 80)) == (0, 0), "what lies between has been written over"
+    with pytest.raises(AssertionError, match="no block"):
+        write(*good[:2], good[2][:100] + b"x" + good[2][101:])
+    assert disk.check(image) == {"single": True, "doubles": 0, "forks": 0, "overlaps": 0, "damaged": 0, "lives": []}
+    assert disk.main([str(image)]) == 0 and disk.main([str(tmp_path / "log")]) == 1
+
+
 # ---- the client ----
 
 def test_client_counts_beats_in_order(client):
@@ -313,6 +453,17 @@ def test_client_waits_for_ready_beats_of_one_address(client):
         assert waiter.recv(1) == b"{"
 
 
+def test_client_forgets_a_guest_that_starts_again_from_a_saved_state(client):
+    client.beats(*range(1000))
+    assert client.ask("forget 127.0.0.2") == {"forgotten": True}
+    assert client.only_guest()["total"]["received"] == 1000
+    assert client.ask("forget 127.0.0.1") == {"forgotten": True}
+    client.beats(*range(500, 520), mono=9)
+    assert client.ask("wait 127.0.0.1 20")["guests"][0]["total"]["two_copies"] == 0
+    client.beats(*range(500, 510), mono=8)
+    assert client.only_guest()["total"]["two_copies"] == 10, "one that comes after is another copy"
+
+
 def test_client_ignores_what_is_no_beat(client):
     client.sender.send(b"hello")
     client.sender.send(BEAT.pack(1, *range(16)))
@@ -366,6 +517,16 @@ def test_definition_has_the_keys_that_ferry_knows(built):
     # The kernel is the file in the cache, not a copy of it.
     kernel = built / definition["kernel"].removeprefix("/srv/shared/")
     assert kernel.stat().st_nlink == 2
+
+
+def test_definition_with_a_disk_load(built):
+    definition = read(built, guest.define("tiny", disk_load="4:1.5", disk=True, shared=built))
+    assert "ferry.disk-load=/dev/vdb:1.5" in definition["cmdline"].split()
+    assert (built / "tiny1.load").stat().st_size == 4 << 20
+    node = json.loads(definition["extra_args"][1])
+    assert (node["filename"], node["locking"]) == ("/srv/shared/tiny1.load", "off")
+    with pytest.raises(guest.GuestError, match="disk load"):
+        guest.define("tiny", disk_load="fast", shared=built)
 
 
 def test_definitions_of_one_lab_share_nothing(built):
