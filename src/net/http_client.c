@@ -50,6 +50,7 @@ struct http_client {
 	int64_t sent_us;       /* when it went out last */
 	unsigned int attempts; /* how often it has gone out */
 	bool repeatable, all_repeatable;
+	bool welcome;	       /* it has been answered: our certificate is good over there */
 	struct error *refusal; /* why the pre-request callback stopped it */
 #ifdef FERRY_FAULTS
 	enum fault_action broken; /* what happens to the next request */
@@ -344,11 +345,28 @@ static CURLcode http_client_perform(struct http_client *client)
 	return result;
 }
 
+/* Whether the last request went out over a connection that was there already. */
+static bool http_client_reused(const struct http_client *client)
+{
+	long connections = 1;
+	curl_easy_getinfo(client->curl, CURLINFO_NUM_CONNECTS, &connections);
+	return connections == 0;
+}
+
+/* A kept connection whose other end has been killed breaks in ways that libcurl does not all take for what they are (GnuTLS
+ * calls it "non-properly terminated"). */
+static bool http_client_worth_another(const struct http_client *client, CURLcode result)
+{
+	return client->repeatable && !client->refusal && http_client_reused(client) && client->answer_length == 0 &&
+	       (result == CURLE_RECV_ERROR || result == CURLE_SEND_ERROR || result == CURLE_GOT_NOTHING);
+}
+
 /* No answer came: say why as exactly as can be known. */
 static int http_client_failure(struct http_client *client, CURLcode result, struct error **e)
 {
 	const char *words = client->curl_words[0] ? client->curl_words : curl_easy_strerror(result);
 	long verify_status = 0, os_errno = 0;
+	curl_off_t handshake_us = 0;
 	if (client->refusal)
 		return error_move(e, take_ptr(client->refusal));
 	switch (result) {
@@ -388,10 +406,15 @@ static int http_client_failure(struct http_client *client, CURLcode result, stru
 	if (result == CURLE_PEER_FAILED_VERIFICATION)
 		return error_set(e, ERROR_TLS, "%s shows a certificate for another name: %s", client->whose, words);
 	/* In TLS 1.3 the other side judges our certificate when for us the handshake is over: its alert comes as an
-	 * answer. */
-	if (strstr(words, "alert") || strstr(words, "non-properly terminated"))
+	 * answer, or gets lost in the end of the connection. Where the certificate has been good before, or has not been
+	 * shown yet, that is an end like any other: of a ferryd that was killed, say. */
+	curl_easy_getinfo(client->curl, CURLINFO_APPCONNECT_TIME_T, &handshake_us);
+	bool judged = !client->welcome && !http_client_reused(client) && handshake_us > 0;
+	if (strstr(words, "alert") || (judged && strstr(words, "non-properly terminated")))
 		return error_set(e, ERROR_TLS, "%s did not accept our certificate (%s): %s", client->whose,
 				 client->files.cert_path, words);
+	if (strstr(words, "non-properly terminated"))
+		return error_set(e, ERROR_DAEMON_UNREACHABLE, "%s closed the connection without an answer", client->whose);
 	if (result == CURLE_SSL_CONNECT_ERROR || result == CURLE_SSL_CERTPROBLEM || result == CURLE_SSL_CACERT_BADFILE)
 		return error_set(e, ERROR_TLS, "no TLS connection to %s: %s", client->whose, words);
 	return error_set(e, ERROR_DAEMON_UNREACHABLE, "no answer from %s: %s", client->whose, words);
@@ -471,8 +494,15 @@ int http_client_request(struct http_client *client, const char *method, const ch
 		http_client_break(client, text, url);
 #endif
 	CURLcode result = http_client_perform(client);
-	if (result == CURLE_OK)
+	if (http_client_worth_another(client, result)) {
+		curl_easy_setopt(client->curl, CURLOPT_FRESH_CONNECT, 1L);
+		result = http_client_perform(client);
+		curl_easy_setopt(client->curl, CURLOPT_FRESH_CONNECT, 0L);
+	}
+	if (result == CURLE_OK) {
 		client->last_us = clock_monotonic_us() - client->sent_us;
+		client->welcome = true;
+	}
 
 	int rc = result == CURLE_OK ? http_client_answer(client, ret_body, e) : http_client_failure(client, result, e);
 	/* An answer may have been large; an idle client keeps little. */

@@ -448,6 +448,81 @@ static gnutls_datum_t server_certificate(void)
 	return copy;
 }
 
+/* Answers one request on each connection, then dies in the middle of the next: no farewell, as when a process is killed. */
+static void *dying_server_run(void *user)
+{
+	static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+	struct raw_server *raw_server = user;
+	char text[4096];
+	for (;;) {
+		struct raw_tls raw;
+		int fd = accept(raw_server->listener, NULL, NULL);
+		if (fd < 0)
+			return NULL;
+		raw_tls_init(&raw, fd, true, raw_server->files);
+		if (raw_tls_handshake(&raw) >= 0 && gnutls_record_recv(raw.session, text, sizeof(text)) > 0 &&
+		    gnutls_record_send(raw.session, answer, sizeof(answer) - 1) > 0)
+			raw_server->got += gnutls_record_recv(raw.session, text, sizeof(text)) > 0;
+		gnutls_deinit(raw.session);
+		gnutls_certificate_free_credentials(raw.credentials);
+		close(fd);
+	}
+}
+
+static void test_kept_connection_dies(void **state)
+{
+	(void)state;
+	struct raw_server dying = {.files = &host_a};
+	struct sockaddr_in at;
+	socklen_t length = sizeof(at);
+	assert_int_equal(socket_listen_tcp("127.0.0.1", 0, &dying.listener, NULL), 0);
+	assert_int_equal(getsockname(dying.listener, (struct sockaddr *)&at, &length), 0);
+	assert_int_equal(pthread_create(&dying.thread, NULL, dying_server_run, &dying), 0);
+	struct http_client *client = new_client("host-a", ntohs(at.sin_port), &host_b);
+	/* Once for all that may be said twice … */
+	http_client_set_repeatable(client);
+	assert_int_equal(http_client_request(client, "POST", "/v1/both", NULL, 5000, NULL, NULL), 0);
+	assert_int_equal(http_client_request(client, "POST", "/v1/both", NULL, 5000, NULL, NULL), 0);
+	http_client_free(client);
+	/* … and what may not is not a matter of certificates. */
+	client = new_client("host-a", ntohs(at.sin_port), &host_b);
+	assert_int_equal(http_client_request(client, "POST", "/v1/both", NULL, 5000, NULL, NULL), 0);
+	expect_error(client, "/v1/both", ERROR_DAEMON_UNREACHABLE, "host-a");
+	assert_false(http_client_answered(client));
+	http_client_free(client);
+	shutdown(dying.listener, SHUT_RDWR);
+	raw_server_stop(&dying);
+	assert_true(dying.got >= 2);
+}
+
+/* A connection that ends before the handshake has: its listener's process was killed. */
+static void *closing_server_run(void *user)
+{
+	struct raw_server *raw_server = user;
+	int fd = accept(raw_server->listener, NULL, NULL);
+	shutdown(fd, SHUT_WR);
+	char text[4096];
+	while (read(fd, text, sizeof(text)) > 0)
+		;
+	close(fd);
+	return NULL;
+}
+
+static void test_killed_before_the_handshake(void **state)
+{
+	(void)state;
+	struct raw_server closing = {.files = &host_a};
+	struct sockaddr_in at;
+	socklen_t length = sizeof(at);
+	assert_int_equal(socket_listen_tcp("127.0.0.1", 0, &closing.listener, NULL), 0);
+	assert_int_equal(getsockname(closing.listener, (struct sockaddr *)&at, &length), 0);
+	assert_int_equal(pthread_create(&closing.thread, NULL, closing_server_run, &closing), 0);
+	struct http_client *client = new_client("host-a", ntohs(at.sin_port), &host_b);
+	expect_error(client, "/v1/both", ERROR_DAEMON_UNREACHABLE, "closed the connection");
+	http_client_free(client);
+	raw_server_stop(&closing);
+}
+
 static void test_renewal_while_running(void **state)
 {
 	(void)state;
@@ -556,6 +631,8 @@ int main(void)
 		cmocka_unit_test(test_client_certificate_as_server),
 		cmocka_unit_test(test_nobody_there),
 		cmocka_unit_test(test_silent_server),
+		cmocka_unit_test(test_kept_connection_dies),
+		cmocka_unit_test(test_killed_before_the_handshake),
 		cmocka_unit_test(test_renewal_while_running),
 		cmocka_unit_test(test_200_clients_at_once),
 		cmocka_unit_test(test_one_connection_and_latency),
