@@ -422,6 +422,11 @@ static void set_status(struct migration *migration, enum migration_status status
 	else if (migration->phase_count < MIGRATION_PHASES_MAX)
 		migration->phases[migration->phase_count++] = (struct migration_phase){.status = status, .start_us = now_us};
 	archive_set(migration, "status", json_string(migration_status_name(status)));
+}
+
+/* Without the mutex: whoever takes the log may let us wait, and readers must not wait with us. */
+static void log_status(enum migration_status status)
+{
 	log_info("status=%s", migration_status_name(status));
 }
 
@@ -430,6 +435,7 @@ void migration_set_status(struct migration *migration, enum migration_status sta
 	migration_lock(migration);
 	set_status(migration, status);
 	migration_unlock_changed(migration);
+	log_status(status);
 }
 
 void migration_set_owner(struct migration *migration, const char *host)
@@ -484,9 +490,12 @@ void migration_set_in_doubt(struct migration *migration, const char *host, const
 	wait->last_message = xstrdup(last->message);
 	cleanup_free char *words = xasprintf("waiting for %s to say %s: %s", host, what, last->message);
 	set_reason(migration, ERROR_MIGRATION_IN_DOUBT, words);
-	if (migration->status != MIGRATION_IN_DOUBT)
+	const bool new_doubt = migration->status != MIGRATION_IN_DOUBT;
+	if (new_doubt)
 		set_status(migration, MIGRATION_IN_DOUBT);
 	migration_unlock_changed(migration);
+	if (new_doubt)
+		log_status(MIGRATION_IN_DOUBT);
 }
 
 bool migration_in_doubt(struct migration *migration)
