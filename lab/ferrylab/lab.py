@@ -6,6 +6,7 @@ private files and the pids of its holder and ferryd, and shared/, which all host
 one program can be used and ended by another.
 """
 
+import concurrent.futures
 import json
 import os
 import re
@@ -116,8 +117,9 @@ class Lab:
                 saved.write_wrapper(self)
             if ferryd:
                 daemon.prepare(self)
-                for host in self.hosts:
-                    daemon.start(host)
+                # All at once: each spends most of its start on waiting for the QEMU that it probes.
+                with concurrent.futures.ThreadPoolExecutor() as pool:
+                    list(pool.map(daemon.start, self.hosts))
                 daemon.introduce(self)
             self._save(up=True)
         except BaseException:
