@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests/system"))
 
 from moves import Pair, Refused  # noqa: E402
+from ferrylab import disk  # noqa: E402
 from sampler import Sampler  # noqa: E402
 
 # Short, as everything that is awaited here is a time-out of the other side.
@@ -25,6 +26,7 @@ TIMEOUTS = {"silence_limit": 1, "finish_timeout": 2, "check_timeout": 2, "prepar
             "outcome_timeout": 1, "check_lifetime": 3, "retry_limit": 1}
 PATIENCE = 40
 POLL_S = 0.003
+READS = 3  # of a disk that is being written: a slot may be caught half written, but not again and again
 FORGETFUL = "journal-sync=forget"
 
 
@@ -41,7 +43,7 @@ class Wrong(AssertionError):
 class Field(Pair):
     def __init__(self, name, hosts=2):
         build = Path(os.environ.get("FERRY_BUILD") or ROOT / "build").resolve()
-        super().__init__(name, hosts=hosts, faults=True,
+        super().__init__(name, hosts=hosts, faults=True, restore=True,
                          config={"migration": time_limits(build), "data": {"native_ports": "49152-49167"}})
         self.sampler = Sampler([self._is_ours])
         self.sampler.start()
@@ -61,7 +63,19 @@ class Field(Pair):
         return False
 
     def start_guest(self, name="f", host="host-a"):
-        return self.guest(name, host, memory=96, load="8:40", disk=True)
+        """Memory and disk under load; saved, so that it need not be booted again where a cell has ended it."""
+        guest = self.guest(name, host, memory=96, load="8:40", disk_load="2:1")
+        guest.passes(1)
+        self.lab.save_guest(host, name)
+        self.start_saved(guest, host)
+        return guest
+
+    def start_saved(self, guest, host):
+        """From its saved state: the same life once more, so what was heard of it before no longer counts."""
+        self.ask(f"forget {guest.address}")
+        self.ferry(host, "vm", "start", guest.name)
+        self.wait_beats(guest, 200)
+        guest.host = host
 
     # ---- ferryd ----
 
@@ -162,10 +176,22 @@ class Field(Pair):
             raise Wrong(f"owned by {told[0]}, not by {owner}")
         self.settled(guest, owner, running=running)
         self.never_twice()
+        self.disk_says_once(guest)
 
     def never_twice(self):
         if self.sampler.found:
             raise Wrong("; ".join(self.sampler.found))
+
+    def disk_says_once(self, guest):
+        """The guest itself, and what it has left on a disk without locks: was there ever a second writer?"""
+        seen = guest.report()
+        if seen["disk_wrong"] or seen["disk_foreign"]:
+            raise Wrong(f"the guest has found {seen['disk_wrong']} wrong blocks on its disk, {seen['disk_foreign']} of another writer")
+        for _ in range(READS):
+            found = disk.check(os.path.join(self.lab.path, "shared", f"{guest.name}.load"))
+            if not (found["doubles"] or found["forks"] or found["overlaps"]):
+                return
+        raise Wrong(f"two have written to the disk: {found}")
 
     def start_again(self, guest, owner):
         """Crashed: it can be started where it is owned, and only there."""
@@ -174,10 +200,8 @@ class Field(Pair):
                 started = self.ferry(name, "vm", "start", guest.name, check=False)
                 if started.returncode == 0:
                     raise Wrong(f"{guest.name} could be started on {name}, though {owner} owns it")
-        self.ferry(owner, "vm", "start", guest.name)
-        self.mark()
-        self.wait_beats(guest, 200)
-        guest.host = owner
+        self.disk_says_once(guest)
+        self.start_saved(guest, owner)
 
     def move_again(self, guest):
         destination = self.other(guest.host)

@@ -111,7 +111,9 @@ RULES = (
     rule("destination-qemu-on-the-way-back", BACK, "destination-qemu", CANCELLED, "nothing was there to keep"),
     # ---- hosts ----
     rule("source-host-unrecorded", "check", "source-host both-hosts", STOPPED_FORGOTTEN, "the guest crashed with its host"),
-    rule("source-host-before-finish", "begun prepared copying offered switching sent", "source-host both-hosts", STOPPED_BACK,
+    rule("source-host-before-the-offer", "begun prepared copying", "source-host both-hosts", (STOPPED_FAILED, STOPPED_BACK),
+         "the guest crashed with its host; rolled back it is called if the baton was offered before"),
+    rule("source-host-before-finish", "offered switching sent", "source-host both-hosts", STOPPED_BACK,
          "finish was not sent, or is not any more: nobody can tell whether the source's QEMU let the guest go on before it ended"),
     rule("source-host-after-finish", "asked " + AFTER, "source-host", COMPLETED, "the destination goes on with what it has"),
     rule("source-host-on-the-way-back", BACK, "source-host both-hosts", (STOPPED_BACK, STOPPED_CANCELLED), "the guest crashed with its host"),
@@ -140,7 +142,7 @@ RULES = (
     # ---- messages ----
     rule("check-lost", "check", "drop-all hold cut corrupt", FAILED, "no answer is no consent"),
     rule("check-lost-once", "check", "drop", (FAILED, COMPLETED), "asked again if the connection was an old one"),
-    rule("prepare-lost", "begun prepared", "drop-all hold cut corrupt", FAILED, "no answer: the destination is told to refuse"),
+    rule("prepare-lost", "begun prepared", "drop-all hold cut corrupt", FAILED, "no answer, or none that can be understood: the destination is told to refuse"),
     rule("prepare-lost-once", "begun prepared", "drop", (FAILED, COMPLETED), "asked again if the connection was an old one"),
     rule("outcome-lost", "copying", "drop drop-all hold cut corrupt", (ROLLED_BACK, COMPLETED),
          "a source that does not answer has given up: the destination refuses"),
