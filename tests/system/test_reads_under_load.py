@@ -292,7 +292,7 @@ def test_strangers_lock_nobody_out(pair, guest):
         assert closed(late, 5)  # no place is left for one of them
         late.close()
         assert pair.peer("host-a", "host-b", "GET", "/v1/peer/hello")[0] == 200
-        assert pair.api("host-b", "GET", "/v1/vms")["vms"]
+        assert "vms" in pair.api("host-b", "GET", "/v1/vms")
         guest.host = pair.settle(guest)
         pair.migrate(guest, pair.other(guest.host))
         # And they are not kept: none has got as far as a request.

@@ -80,6 +80,30 @@ static void test_error_nobody_cares(void **state)
 }
 
 /* Names are stable and unique, each has an HTTP status of an error, a meaning, and leads back to its code. */
+/* What peers and guests say may be long, and stays text when it is cut. */
+static void test_error_is_cut(void **state)
+{
+	(void)state;
+	cleanup_error struct error *e = NULL;
+	cleanup_free char *words = xmalloc(3 * ERROR_MESSAGE_MAX_BYTES + 1);
+	for (size_t i = 0; i < 3 * ERROR_MESSAGE_MAX_BYTES; i += 3)
+		memcpy(words + i, "\xe2\x82\xac", 4); /* three bytes each: the limit falls into one */
+	error_set(&e, ERROR_PEER_REFUSED, "%s", words);
+	assert_in_range(strlen(e->message), ERROR_MESSAGE_MAX_BYTES - 2, ERROR_MESSAGE_MAX_BYTES);
+	assert_int_equal(strlen(e->message) % 3, 0);
+	error_wrap(&e, "a");
+	assert_in_range(strlen(e->message), ERROR_MESSAGE_MAX_BYTES - 2, ERROR_MESSAGE_MAX_BYTES);
+	char text[] = "a\xc3\xa9z";
+	error_cut_text(text, 4);
+	assert_string_equal(text, "a\xc3\xa9z");
+	error_cut_text(text, 3);
+	assert_string_equal(text, "a\xc3\xa9");
+	error_cut_text(text, 2);
+	assert_string_equal(text, "a");
+	error_cut_text(text, 0);
+	assert_string_equal(text, "");
+}
+
 static void test_error_codes(void **state)
 {
 	(void)state;
@@ -673,6 +697,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_error_chain),
 		cmocka_unit_test(test_error_nobody_cares),
+		cmocka_unit_test(test_error_is_cut),
 		cmocka_unit_test(test_error_codes),
 		cmocka_unit_test(test_json_parse),
 		cmocka_unit_test(test_json_depth),

@@ -149,6 +149,34 @@ static void test_wrong(void **state)
 	refused("proofs/path", "\"a\\u0000b\"", ERROR_INVALID_ARGUMENT, "a string");
 }
 
+static void test_uuids(void **state)
+{
+	(void)state;
+	static const char good_uuid[] = "0b3f1a9e-7c2d-4e5f-8a6b-112233445566";
+	static const char *const bad[] = {"", "x", "0b3f1a9e-7c2d-4e5f-8a6b-11223344556", "0b3f1a9e-7c2d-4e5f-8a6b-1122334455667",
+					  "0B3F1A9E-7C2D-4E5F-8A6B-112233445566", "0b3f1a9e07c2d-4e5f-8a6b-112233445566",
+					  "0b3f1a9e-7c2d-4e5f-8a6b-11223344556g", "../../../../../../../../etc/passwd00"};
+	assert_true(offer_uuid_valid(good_uuid));
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		if (offer_uuid_valid(bad[i]))
+			fail_msg("'%s' was taken", bad[i]);
+	/* One that is missing would be another at each reading. */
+	refused("definition/uuid", NULL, ERROR_PEER_PROTOCOL, "no uuid");
+	refused("definition/uuid", "null", ERROR_PEER_PROTOCOL, "no uuid");
+}
+
+static void test_epochs_end(void **state)
+{
+	(void)state;
+	cleanup_json json_t *json = good_json();
+	struct offer offer = {0};
+	json_object_set_new(json, "epoch", json_integer(OFFER_EPOCH_MAX));
+	assert_int_equal(offer_parse(json, &offer, NULL), 0);
+	offer_done(&offer);
+	refused("epoch", "9007199254740992", ERROR_INVALID_ARGUMENT, "epoch");
+	refused("epoch", "9223372036854775807", ERROR_INVALID_ARGUMENT, "epoch");
+}
+
 static void test_ids(void **state)
 {
 	(void)state;
@@ -171,6 +199,7 @@ static void test_ids(void **state)
 		refused("migration", quoted, ERROR_PEER_PROTOCOL, "'migration' is not an id");
 		refused("journal", quoted, ERROR_PEER_PROTOCOL, "'journal' is not an id");
 	}
+	refused("proofs/token", "\"SSH-2.0-OpenSSH_9.2p1 Debian-2+d\"", ERROR_PEER_PROTOCOL, "proofs[0].token");
 	refused("tls_key_hex", "\"\"", ERROR_PEER_PROTOCOL, "64 hex digits");
 	refused("tls_key_hex", "\"" KEY "0\"", ERROR_PEER_PROTOCOL, "64 hex digits");
 	refused("tls_key_hex", "\"" ID "\"", ERROR_PEER_PROTOCOL, "64 hex digits");
@@ -215,7 +244,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_without_key), cmocka_unit_test(test_missing),
-		cmocka_unit_test(test_wrong),      cmocka_unit_test(test_ids),         cmocka_unit_test(test_too_many),
+		cmocka_unit_test(test_wrong),      cmocka_unit_test(test_uuids), cmocka_unit_test(test_epochs_end),
+		cmocka_unit_test(test_ids),         cmocka_unit_test(test_too_many),
 		cmocka_unit_test(test_no_object),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -212,6 +212,41 @@ static void test_networks(void **state)
 			fail_msg("%s in '%s' is not %d", cases[i].address, cases[i].networks, cases[i].inside);
 }
 
+static void test_remote_addresses(void **state)
+{
+	(void)state;
+	static const char *const remote[] = {"198.18.0.7", "10.0.0.1", "fd00::1", "2001:db8::1", "::ffff:198.18.0.7", "223.255.255.255"};
+	static const char *const not_remote[] = {"", "nonsense", "host-b", "0.0.0.0", "127.0.0.1", "127.255.0.1", "169.254.169.254",
+						 "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "ff02::1",
+						 "::ffff:127.0.0.1", "198.18.0.7 ", "198.18.0.7:22", "198.18.0.7/32", "fe80::1%lo"};
+	for (size_t i = 0; i < sizeof(remote) / sizeof(remote[0]); i++)
+		if (!socket_address_is_remote(remote[i]))
+			fail_msg("'%s' was not taken", remote[i]);
+	for (size_t i = 0; i < sizeof(not_remote) / sizeof(not_remote[0]); i++)
+		if (socket_address_is_remote(not_remote[i]))
+			fail_msg("'%s' was taken", not_remote[i]);
+}
+
+static void test_address_text(void **state)
+{
+	(void)state;
+	char text[SOCKET_ADDRESS_SIZE];
+	struct sockaddr_in v4 = {.sin_family = AF_INET};
+	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+	struct sockaddr other = {.sa_family = AF_UNIX};
+	inet_pton(AF_INET, "198.18.0.7", &v4.sin_addr);
+	socket_address_text((const struct sockaddr *)&v4, text);
+	assert_string_equal(text, "198.18.0.7");
+	inet_pton(AF_INET6, "::ffff:198.18.0.8", &v6.sin6_addr);
+	socket_address_text((const struct sockaddr *)&v6, text);
+	assert_string_equal(text, "198.18.0.8");
+	inet_pton(AF_INET6, "fd00::9", &v6.sin6_addr);
+	socket_address_text((const struct sockaddr *)&v6, text);
+	assert_string_equal(text, "fd00::9");
+	socket_address_text(&other, text);
+	assert_string_equal(text, "");
+}
+
 static void test_networks_check(void **state)
 {
 	(void)state;
@@ -241,6 +276,8 @@ int main(void)
 		cmocka_unit_test(test_tcp_refused),
 		cmocka_unit_test(test_tcp_times_out),
 		cmocka_unit_test(test_networks),
+		cmocka_unit_test(test_remote_addresses),
+		cmocka_unit_test(test_address_text),
 		cmocka_unit_test(test_networks_check),
 	};
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
