@@ -17,6 +17,7 @@
 
 #define HOST_PROBE_TIMEOUT_MS 5000
 #define WAIT_MAX_MS 60000
+#define HOST_ADDRESS_BYTES_MAX 253 /* of a DNS name */
 
 static const json_t *body_or_empty(const struct http_request *request)
 {
@@ -52,6 +53,14 @@ static int list_hosts(void *user, struct http_request *request, json_t **ret, st
 	return 0;
 }
 
+/* As far as it can be told without asking anybody. */
+static bool host_address_valid(const char *address)
+{
+	size_t length = strlen(address);
+	return length > 0 && length <= HOST_ADDRESS_BYTES_MAX &&
+	       strspn(address, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:%") == length;
+}
+
 static int add_host(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
 	static const char *const keys[] = {"name", "address", "port", NULL};
@@ -65,6 +74,8 @@ static int add_host(void *user, struct http_request *request, json_t **ret, stru
 	if (!definition_name_valid(name))
 		return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is not a host name: letters, digits, '-', '_' and '.', at most %d",
 				 name, DEFINITION_NAME_MAX);
+	if (!host_address_valid(address))
+		return error_set(e, ERROR_INVALID_ARGUMENT, "key 'address' is neither an IP address nor a DNS name");
 	if (strcmp(name, api->host->name) == 0)
 		return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is this host", name);
 	if (peers_add(api->host->peers, name, address, (uint16_t)port, e) < 0)

@@ -80,6 +80,10 @@ bool handover_step_allowed(enum handover_state from, enum handover_state to)
 /* ---- requests ---- */
 
 #define MIGRATION_MAPS_MAX 64
+#define MIGRATION_MAP_BYTES_MAX 8256 /* "disk:", two of the longest paths */
+/* Beyond these the sums of a promise would not fit into 64 bits; as in the units of `ferry`. */
+#define MIGRATION_BANDWIDTH_MAX INT64_C(10000000000000) /* 80 Tbit/s */
+#define MIGRATION_DEADLINE_MS_MAX INT64_C(3600000000)	/* 1000 hours */
 
 int migration_request_parse(const json_t *json, struct migration_request *ret, struct error **e)
 {
@@ -95,9 +99,9 @@ int migration_request_parse(const json_t *json, struct migration_request *ret, s
 	    json_get_bool_opt(json, "keep_source_definition", &request.keep_source_definition, e) < 0 ||
 	    json_get_string_opt(json, "transport", &transport, e) < 0 ||
 	    json_get_integer_opt(json, "channels", 1, 64, &channels, e) < 0 ||
-	    json_get_integer_opt(json, "bandwidth_bytes_per_s", 0, INT64_MAX, &bandwidth, e) < 0 ||
+	    json_get_integer_opt(json, "bandwidth_bytes_per_s", 0, MIGRATION_BANDWIDTH_MAX, &bandwidth, e) < 0 ||
 	    json_get_integer_opt(json, "max_downtime_ms", 1, 2000000, &max_downtime_ms, e) < 0 ||
-	    json_get_integer_opt(json, "deadline_ms", 0, INT64_MAX / 1000, &deadline_ms, e) < 0 ||
+	    json_get_integer_opt(json, "deadline_ms", 0, MIGRATION_DEADLINE_MS_MAX, &deadline_ms, e) < 0 ||
 	    json_get_array_opt(json, "maps", &maps, e) < 0)
 		return -1;
 	if (strcmp(transport, "auto") != 0 && strcmp(transport, "native") != 0)
@@ -107,8 +111,12 @@ int migration_request_parse(const json_t *json, struct migration_request *ret, s
 	if (json_array_size(maps) > MIGRATION_MAPS_MAX)
 		return error_set(e, ERROR_TOO_LARGE, "more than %d maps", MIGRATION_MAPS_MAX);
 	json_array_foreach (maps, i, map)
-		if (!json_is_string(map))
-			return error_set(e, ERROR_INVALID_ARGUMENT, "maps[%zu] must be a string such as bridge:br0=br1", i);
+		if (!json_is_string(map) || json_string_length(map) > MIGRATION_MAP_BYTES_MAX)
+			return error_set(e, ERROR_INVALID_ARGUMENT, "maps[%zu] must be a string such as bridge:br0=br1, of %d bytes at most",
+					 i, MIGRATION_MAP_BYTES_MAX);
+	if (!definition_name_valid(to))
+		return error_set(e, ERROR_INVALID_ARGUMENT, "key 'to' is not a host name: letters, digits, '-', '_' and '.', at most %d",
+				 DEFINITION_NAME_MAX);
 	request.to = xstrdup(to);
 	request.transport = xstrdup(transport);
 	request.channels = (unsigned int)channels;

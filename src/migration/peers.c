@@ -138,6 +138,11 @@ static void peers_drop_idle(struct peers *peers, const char *name)
 int peers_add(struct peers *peers, const char *name, const char *address, uint16_t port, struct error **e)
 {
 	LOCK_SCOPE(&peers->writing);
+	pthread_mutex_lock(&peers->mutex);
+	bool full = peers->count >= PEERS_MAX && !peer_find(peers, name);
+	pthread_mutex_unlock(&peers->mutex);
+	if (full)
+		return error_set(e, ERROR_TOO_LARGE, "%d hosts are known here, and no more are possible", PEERS_MAX);
 	peers_drop_idle(peers, name);
 	if (database_run(peers->db, e, "INSERT OR REPLACE INTO peer(name, address, port) VALUES(?, ?, ?)", "ssi", name, address,
 			 (int64_t)port) < 0)

@@ -20,6 +20,8 @@ struct peers;
 
 int peers_new(struct database *db, const struct tls_files *files, struct peers **ret, struct error **e) MUST_CHECK;
 void peers_free(struct peers *peers);
+/* So many hosts may be known to one; one more is ERROR_TOO_LARGE. */
+#define PEERS_MAX 4096
 int peers_add(struct peers *peers, const char *name, const char *address, uint16_t port, struct error **e) MUST_CHECK;
 int peers_remove(struct peers *peers, const char *name, struct error **e) MUST_CHECK;
 /* Reading waits for nothing. */

@@ -83,6 +83,14 @@ static struct vm_entry *entry_by_uuid(struct inventory *inventory, const char *u
 	return NULL;
 }
 
+static size_t defined_count(const struct inventory *inventory)
+{
+	size_t count = 0;
+	for (const struct vm_entry *entry = inventory->entries; entry; entry = entry->next)
+		count += entry->vm.definition != NULL;
+	return count;
+}
+
 /* By name or uuid. An entry that only remembers an ownership does not own its name: one that is defined goes first. */
 static struct vm_entry *entry_find(struct inventory *inventory, const char *name)
 {
@@ -410,6 +418,9 @@ int inventory_lock_arriving(struct inventory *inventory, const char *uuid, const
 		return error_set(e, ERROR_DEST_VM_EXISTS, "%s has another VM named '%s' (uuid %s)", inventory->host_name, name,
 				 namesake->vm.uuid);
 	struct vm_entry *entry = entry_wait_free(inventory, entry_by_uuid, uuid);
+	if (!(entry && entry->vm.definition) && defined_count(inventory) >= INVENTORY_VMS_MAX)
+		return error_set(e, ERROR_TOO_LARGE, "%d VMs are defined on %s, and no more are possible", INVENTORY_VMS_MAX,
+				 inventory->host_name);
 	if (!entry) {
 		entry = xcalloc(1, sizeof(*entry));
 		snprintf(entry->vm.uuid, sizeof(entry->vm.uuid), "%s", uuid);

@@ -22,6 +22,10 @@
 
 struct inventory;
 
+/* So many VMs may be defined on one host; one more is ERROR_TOO_LARGE. (An ownership that is only remembered does not count: it
+ * must never stand in the way of a VM.) */
+#define INVENTORY_VMS_MAX 4096
+
 struct vm {
 	char uuid[DEFINITION_UUID_SIZE];
 	char *name;
