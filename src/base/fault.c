@@ -93,12 +93,15 @@ static bool fault_any; /* atomic: whether there are rules */
 
 /* ---- the specification ---- */
 
-/* Whether it is this action's at such a point. forget is a state of the journal from its opening on, which one point stands
+/* Whether the action can be asked for at the point. forget is a state of the journal from its opening on, which one point stands
  * for; full and short are things that happen to a write. */
 static bool fault_goes_with(enum fault_action action, enum fault_point point)
 {
 	if (action == FAULT_FORGET)
 		return point == FAULT_JOURNAL_SYNC;
+	/* What has been recorded has been; the database sees to it that nobody is told otherwise. */
+	if (action == FAULT_ERROR && points[point].kind == RECORD)
+		return strncmp(points[point].name, "before-", strlen("before-")) == 0;
 	if (action == FAULT_FULL || action == FAULT_SHORT)
 		return point == FAULT_JOURNAL_WRITE || point == FAULT_FILE_WRITE;
 	return actions[action].name && (actions[action].kinds & AT(points[point].kind));

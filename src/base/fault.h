@@ -20,8 +20,7 @@
  *	corrupt[:SEED]  SEND, ANSWER: some bytes of the body are others (of outcome, which has none, the id)
  *	repeat          SEND: the message goes out twice, and the second answer counts
  *	old             SEND: the last message of this kind of an earlier migration to that host goes out first
- *	error           RECORD: before a record, it is not made; after one, it is made, and said not to be.
- *	                STORE: EIO, or SQLite's error of that call. What a failed sync was to write is never written by a later one
+ *	error           RECORD, before one: it cannot be made. STORE: EIO, or SQLite's error of that call. What a failed sync was to write is never written by a later one
  *	full, short     STORE, writes only: ENOSPC after nothing was written, or after half of it was
  *	forget[:SEED]   journal-sync, from the start of the process on: what has not been made durable is lost when the process
  *	                ends, as in a power cut; see base/forgetful_vfs.h

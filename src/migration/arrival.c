@@ -72,6 +72,9 @@ int arrival_refuse(struct migration_host *host, struct migration *migration, enu
 	struct destination_arrival *arrival = migration->arrival;
 	struct vm *vm = migration->vm;
 	log_info("refusing: %s", why);
+	/* If `taken` may be on the disk although writing it failed, a later ferryd will look for this QEMU. */
+	if (journal_settle(host->journal, e) < 0)
+		return -1;
 	if (vm && vm->machine) {
 		arrival_unwatch(host, migration);
 		if (vm_end(host->inventory, vm, e) < 0)

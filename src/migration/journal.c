@@ -83,6 +83,11 @@ int64_t journal_commit_us(const struct journal *journal)
 	return journal->commit_us;
 }
 
+int journal_settle(struct journal *journal, struct error **e)
+{
+	return database_settle(journal->db, e);
+}
+
 struct step {
 	struct journal *journal;
 	struct migration *migration;
@@ -135,8 +140,8 @@ static const struct {
 	[HANDOVER_REFUSED] = {FAULT_BEFORE_REFUSED, FAULT_AFTER_REFUSED},
 };
 
-/* A record that cannot be written; right behind one, that it was and nobody can tell. */
-static int pass_point(enum fault_point point, struct error **e)
+/* Right before a record, which may not be writable. */
+static int pass_before(enum fault_point point, struct error **e)
 {
 	if (fault_pass(point, NULL) == FAULT_ERROR)
 		return error_set(e, ERROR_JOURNAL, "the journal cannot be written, for a test");
@@ -149,10 +154,10 @@ int journal_step(struct journal *journal, struct migration *migration, enum hand
 	assert(handover_step_allowed(migration->handover, to));
 	struct step step = {journal, migration, to, ownership};
 	bool back = migration->handover == HANDOVER_OFFERED && to == HANDOVER_HOLDS;
-	if (pass_point(back ? FAULT_BEFORE_TAKEN_BACK : step_points[to].before, e) < 0 ||
-	    database_transaction(journal->db, step_body, &step, e) < 0 ||
-	    pass_point(back ? FAULT_AFTER_TAKEN_BACK : step_points[to].after, e) < 0)
+	if (pass_before(back ? FAULT_BEFORE_TAKEN_BACK : step_points[to].before, e) < 0 ||
+	    database_transaction(journal->db, step_body, &step, e) < 0)
 		return -1;
+	FAULT(back ? FAULT_AFTER_TAKEN_BACK : step_points[to].after);
 	log_info("handover=%s", handover_state_name(to));
 	migration_lock(migration); /* its worker reads it without, readers do not */
 	migration->handover = to;
@@ -167,11 +172,12 @@ int journal_keep_view(struct journal *journal, struct migration *migration, stru
 	cleanup_json json_t *view = migration_view(migration);
 	cleanup_free char *text = json_text(view);
 	int64_t ended = json_is_true(json_object_get(view, "ended"));
-	if (pass_point(FAULT_BEFORE_ENDED, e) < 0 ||
+	if (pass_before(FAULT_BEFORE_ENDED, e) < 0 ||
 	    database_run(journal->db, e, "UPDATE migration SET view = ?, ended = ? WHERE id = ? AND role = ?", "siss", text, ended,
 			 migration->id, role_name(migration->role)) < 0)
 		return -1;
-	return pass_point(FAULT_AFTER_ENDED, e);
+	FAULT(FAULT_AFTER_ENDED);
+	return 0;
 }
 
 static int read_state(void *user, const struct database_row *row, struct error **e)
@@ -194,13 +200,14 @@ int journal_state(struct journal *journal, const char *migration_id, enum handov
 int journal_refuse_unknown(struct journal *journal, const char *migration_id, const char *vm_uuid, const char *source,
 			   uint64_t epoch, struct error **e)
 {
-	if (pass_point(FAULT_BEFORE_REFUSED, e) < 0 ||
+	if (pass_before(FAULT_BEFORE_REFUSED, e) < 0 ||
 	    database_run(journal->db, e,
 			 "INSERT OR IGNORE INTO migration(id, role, state, vm_uuid, vm_name, source, destination, epoch,"
 			 " peer_journal, began_ms, ended, paused, keep) VALUES(?, 'destination', 'refused', ?, '', ?, '', ?, '', ?, 1, 0, 0)",
 			 "sssii", migration_id, vm_uuid, source, (int64_t)epoch, clock_wall_ms()) < 0)
 		return -1;
-	return pass_point(FAULT_AFTER_REFUSED, e);
+	FAULT(FAULT_AFTER_REFUSED);
+	return 0;
 }
 
 struct load {

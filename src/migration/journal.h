@@ -30,6 +30,10 @@ struct journal_ownership {
  * follow only then. ownership may be NULL. The first step of a migration makes its row. */
 int journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
 		 const struct journal_ownership *ownership, struct error **e) MUST_CHECK;
+/* 0 when every step that failed is certain not to have been taken. Where the disk fails in the middle of a record, nobody can tell
+ * whether it is there, and a ferryd that is started later may find that it is: so ask before doing what only the state before
+ * that step allows. */
+int journal_settle(struct journal *journal, struct error **e) MUST_CHECK;
 /* Keep the final (or latest) view of the migration. */
 int journal_keep_view(struct journal *journal, struct migration *migration, struct error **e) MUST_CHECK;
 /* The state of a migration that is not in memory: HANDOVER_NONE when the journal does not know it. */

@@ -74,6 +74,7 @@ static void test_grammar(void **state)
 		"journal-write=forget",
 		"file-sync=forget",
 		"copy-begun=error",
+		"after-taken=error", /* it has been recorded */
 		"clock-wall=jump",	    /* by how much? */
 		"after-taken=delay",
 		"after-taken=delay:",

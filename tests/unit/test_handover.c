@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/xalloc.h"
 #include "fakes/two_hosts.h"
@@ -728,6 +729,39 @@ static void test_prepare_twice(void **state)
 	teardown(hosts);
 }
 
+static void break_disks(void *user)
+{
+	(void)user;
+	if (fault_set("journal-sync=error@*", NULL) < 0)
+		abort();
+}
+
+/* Nobody can tell whether `taken` is on the disk. Until that is settled the destination does not act as if it were not, or a
+ * later ferryd might find the VM taken and its QEMU ended. */
+static void test_unknown_whether_taken(void **state)
+{
+	(void)state;
+	for (int crashes = 0; crashes < 2; crashes++) {
+		struct two_hosts *hosts = setup();
+		two_hosts_at("before-taken", break_disks, NULL);
+		struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
+		assert_true(wait_status(migration, MIGRATION_IN_DOUBT));
+		two_hosts_at("", NULL, NULL);
+		cleanup_json json_t *question = make_question(migration->id, GUEST_UUID, "host-a", (int64_t)migration->epoch);
+		cleanup_json json_t *answer = NULL;
+		assert_int_equal(wire_ask("host-a", "host-b", "refuse", question, &answer, NULL), -1);
+		assert_true(fake_world_has("host-b", GUEST_UUID));
+		if (crashes)
+			test_host_crash(hosts, &hosts->b);
+		assert_int_equal(fault_set("", NULL), 0);
+		if (crashes)
+			test_host_restart(&hosts->b);
+		migration_unref(migration);
+		assert_settled(hosts, &hosts->b, RUNS);
+		teardown(hosts);
+	}
+}
+
 static void test_wrong_questions(void **state)
 {
 	(void)state;
@@ -1106,6 +1140,7 @@ int main(void)
 		cmocka_unit_test(test_qemu_ends),
 		cmocka_unit_test(test_journal_fails),
 		cmocka_unit_test(test_journal_decides),
+		cmocka_unit_test(test_unknown_whether_taken),
 		cmocka_unit_test(test_source_journal_fails_late),
 		cmocka_unit_test(test_messages),
 		cmocka_unit_test(test_destination_asks),
