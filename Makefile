@@ -3,7 +3,7 @@
 
 BUILD ?= build
 
-.PHONY: build demo test test-quick test-slow packages install clean bench fuzz
+.PHONY: build demo test test-quick test-slow test-faults test-faults-all soak test-model test-model-all packages install clean bench fuzz
 
 build: packages
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
@@ -28,9 +28,28 @@ test-quick: packages
 test-slow: packages
 	@BUILD=$(BUILD) tools/run-tests --slow
 
+# Every kill of a daemon and every lost message, at every moment of a migration; see tests/fault/README.md.
+test-faults: build
+	@FERRY_BUILD=$(abspath $(BUILD)) tests/fault/matrix --daemons
+
+# Every cell of the matrix, an hour or two; goes on where the last run stopped, unless AGAIN=1.
+test-faults-all: build
+	@FERRY_BUILD=$(abspath $(BUILD)) tests/fault/matrix $(if $(AGAIN),--again)
+
+# Four VMs on the move for SOAK_SECONDS (an hour), with faults drawn at random; SOAK_SEED=N draws the same ones again.
+soak: build
+	@FERRY_BUILD=$(abspath $(BUILD)) tests/fault/soak
+
 # Every parser, two at a time, each for FUZZ_SECONDS; see tests/fuzz/README.md.
 fuzz: packages
 	@tests/fuzz/run --build $(BUILD)-fuzz --seconds $(or $(FUZZ_SECONDS),60)
+
+# The protocol's models, checked by spin: every claim, and every mutilated model, which must fail. -all: wider bounds.
+test-model: packages
+	@BUILD=$(BUILD) tests/model/check.py
+
+test-model-all: packages
+	@BUILD=$(BUILD) tests/model/check.py --all
 
 # Against `virsh migrate` on the same guests, links and minutes; see bench/README.md.
 bench: build
