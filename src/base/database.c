@@ -13,11 +13,13 @@
  */
 #include "base/database.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -96,6 +98,11 @@ int database_open(const char *path, struct database **ret, struct error **e)
 	pthread_mutex_init(&db->mutex, &attributes);
 	pthread_mutexattr_destroy(&attributes);
 
+	/* SQLite would make it readable for everybody; its log gets the mode of the database. (Only if it is not there: closing a
+	 * file lets go of all locks that this process has on it.) What is wrong with the path SQLite says, too. */
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		close(fd);
 	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
 	const char *vfs = NULL;
 #ifdef FERRY_FAULTS

@@ -599,7 +599,14 @@ static void test_database_one_opener(void **state)
 	(void)state;
 	cleanup_free char *path = in_folder("one.db");
 	struct database *db = open_database("one.db"), *second = NULL;
+	cleanup_free char *log = in_folder("one.db-wal");
+	struct stat status_of_file;
 	run(db, "CREATE TABLE t(v INTEGER) STRICT");
+	/* Nobody else reads it either. */
+	assert_int_equal(stat(path, &status_of_file), 0);
+	assert_int_equal(status_of_file.st_mode & 0777, 0600);
+	assert_int_equal(stat(log, &status_of_file), 0);
+	assert_int_equal(status_of_file.st_mode & 0777, 0600);
 	cleanup_error struct error *e = NULL;
 	int r = database_open(path, &second, &e);
 	if (r == 0)
