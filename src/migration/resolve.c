@@ -139,6 +139,10 @@ static void find_returned(void *user, struct migration *migration)
 	struct vm *vm = NULL;
 	if (migration->role != MIGRATION_DESTINATION || migration->handover != HANDOVER_RUNNING || !migration_ended(migration))
 		return;
+	/* Earlier ones of a VM that was found would wait for its job, and ferryd's start with them. */
+	for (const struct returned *one = asking->first; one; one = one->next)
+		if (strcmp(one->migration->vm_uuid, migration->vm_uuid) == 0)
+			return;
 	if (inventory_lock(asking->host->inventory, migration->vm_uuid, "asking whether it is still ours", &vm, NULL) < 0)
 		return;
 	inventory_job_ends_soon(asking->host->inventory, vm);
