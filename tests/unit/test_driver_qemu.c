@@ -919,6 +919,37 @@ static void test_nobody_listens(void **state)
 	definition_free(definition);
 }
 
+/* The lab's guests start from a saved state that QEMU loads by itself. `cont` may come before it is loaded, and the word that
+ * it is comes after the guest has begun: that is no hand-over. */
+static void test_guest_begins_from_a_state(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct definition *definition = define("");
+	struct driver_host host = b.host;
+	struct machine *source = NULL, *machine = NULL;
+	cleanup_free char *uri = xasprintf("tcp:%s:48997", b.address);
+	cleanup_free char *path = xasprintf("%s/qemu-that-waits", folder);
+	cleanup_free char *script = xasprintf("#!/bin/sh\nexec %s \"$@\" -incoming defer\n", binary);
+	OK(file_write_atomic(path, script, strlen(script), 0755, e));
+	host.binary = path;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	enter(&b);
+	OK(driver->start(&host, definition, false, NULL, &machine, e));
+	assert_int_not_equal(run_of(machine), MACHINE_RUNNING);
+	OK(machine_command(machine, "migrate-incoming", json_pack("{s:s}", "uri", uri), e));
+	enter(&a);
+	OK(machine_command(source, "migrate", json_pack("{s:s}", "uri", uri), e));
+	wait_for(source, MASK(MACHINE_HANDED_OVER), 0);
+	wait_for(machine, 0, MASK(MOVE_COMPLETED));
+	assert_int_equal(run_of(machine), MACHINE_RUNNING);
+	OK(driver->refresh(machine, e));
+	assert_int_equal(run_of(machine), MACHINE_RUNNING);
+	end(source);
+	end(machine);
+	definition_free(definition);
+}
+
 /* clang-format off */
 /*
  * A boot sector that enters protected mode, says '!' on the serial line and then increments a word in each of 128 pages at
@@ -1065,6 +1096,7 @@ int main(void)
 		cmocka_unit_test(test_restart_during_move),
 		cmocka_unit_test(test_port_taken),
 		cmocka_unit_test(test_nobody_listens),
+		cmocka_unit_test(test_guest_begins_from_a_state),
 		cmocka_unit_test(test_no_write_is_lost),
 		cmocka_unit_test(test_no_descriptor_leaks),
 	};
