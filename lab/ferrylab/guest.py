@@ -47,6 +47,7 @@ CLIENT = ("198.18.1.250", 4799)
 QEMU_USER = (61000, 61000)
 SHARED_IN_GUEST_HOSTS = "/srv/shared"
 
+MEMORY_MIN_MIB = 80  # with less, Debian's kernel finds no room for itself and the initramfs when it boots
 DEFAULT_MEMORY_MIB = {"tiny": 256, "debian": 2048}
 
 
@@ -416,6 +417,8 @@ def define(kind="tiny", name=None, memory=None, load=None, fill=None, ip=None, v
     if not shared.is_dir():
         raise GuestError(f"{shared} does not exist: is the lab up?")
     memory = memory or DEFAULT_MEMORY_MIB[kind]
+    if memory < MEMORY_MIN_MIB:
+        raise GuestError(f"a guest needs {MEMORY_MIN_MIB} MiB to boot, not {memory}")
     load_mib, rate = parse_load(load) if load else (0, "0")
     disk_load_mib, disk_load_rate = parse_disk_load(disk_load) if disk_load else (0, "0")
     fill_kind, fill_mib = parse_fill(fill) if fill else (None, 0)
