@@ -51,7 +51,10 @@ RULES = (
     # ---- the source's ferryd dies, is forgetful, or both die ----
     rule("source-dies-unrecorded", "check", "source-ferryd source-ferryd-late source-power both-ferryds", FORGOTTEN,
          "nothing was recorded: nobody knows of it, and the VM never noticed"),
-    rule("source-dies-before-the-switch", "begun prepared copying offered", "source-ferryd source-ferryd-late source-power both-ferryds",
+    rule("both-die-before-prepared", "begun prepared", "both-ferryds", (FAILED, ROLLED_BACK),
+         "failed, if the source saw the destination die before it died itself"),
+    rule("both-die-before-the-switch", "copying offered", "both-ferryds", ROLLED_BACK, "as if the source had died alone"),
+    rule("source-dies-before-the-switch", "begun prepared copying offered", "source-ferryd source-ferryd-late source-power",
          ROLLED_BACK, "the next ferryd finds an unfinished migration whose finish was never sent, cancels QEMU's copy and takes the VM back"),
     rule("source-dies-in-the-switch", "switching", "source-ferryd source-power both-ferryds", (COMPLETED, ROLLED_BACK),
          "QEMU goes on by itself: if it has completed when the next ferryd looks, that one sends finish, else it takes the VM back"),

@@ -17,11 +17,11 @@ from field import FORGETFUL, Refused, Wrong
 DELAY_MS = 1500
 MOMENT_S = 0.33
 MAX_DOWNTIME_MS = 1500  # a busy machine must not fail a move; what is cut is noticed when it is over
-DEADLINE_MS = 4000
+DEADLINE_MS = 15000  # of a copy that may stand still; nothing else would end it
 ABORT_GAP_MS = 300  # for the request to be made in
 # Slower than what the guest dirties with its whole memory to copy: longer than the destination waits in silence.
 SLOW_BYTES_PER_S = 20_000_000
-HURTS_THE_LINK = ("link-", "source-host", "destination-host", "both-hosts")
+STANDS_STILL = ("prepared", "copying", "offered", "switching"), ("link-there", "link-back", "link-both", "destination-host")
 
 
 class Trial:
@@ -68,7 +68,7 @@ class Trial:
         request = {"max_downtime_ms": MAX_DOWNTIME_MS}
         if self.cell.course == "slow":
             request["bandwidth_bytes_per_s"] = SLOW_BYTES_PER_S
-        if self.cell.fault.startswith(HURTS_THE_LINK):
+        if self.cell.phase in STANDS_STILL[0] and self.cell.fault in STANDS_STILL[1]:
             request["deadline_ms"] = DEADLINE_MS
 
         def ask():
