@@ -5,7 +5,7 @@
  * anything else: no answer. When the lines are used up nobody answers any more, and ferryd is stopped.
  *
  * Properties: never two running guests (the fake world watches); the guest is given up only after an answer "running" to
- * finish; a migration that has ended in any other way has left the guest running here.
+ * finish or refuse; a migration that has ended in any other way has left the guest running here.
  */
 #include "fuzz.h"
 
@@ -25,7 +25,7 @@ static struct {
 	pthread_mutex_t mutex;
 	const char *at, *end; /* the lines that are left */
 	unsigned int unanswered;
-	bool said_running; /* to finish */
+	bool said_running; /* to finish, or to refuse: then a person has given the VM to it (resolve.h) */
 	uint16_t port;	   /* of the last check */
 	struct driver_host driver_host;
 	struct machine *arriving; /* what prepare has started over there */
@@ -53,10 +53,11 @@ static void act(const char *path, const json_t *question, const json_t *answer)
 						      &destination.arriving, NULL) == 0);
 		definition_free(definition);
 	}
-	if (strcmp(path, "/v1/peer/finish") == 0 && state && strcmp(state, "running") == 0) {
+	bool finish = strcmp(path, "/v1/peer/finish") == 0;
+	if ((finish || strcmp(path, "/v1/peer/refuse") == 0) && state && strcmp(state, "running") == 0) {
 		bool ran = false;
 		destination.said_running = true;
-		if (destination.arriving)
+		if (destination.arriving && finish)
 			(void)vm_driver_fake.take_over(destination.arriving, false, &ran, NULL);
 	}
 }
