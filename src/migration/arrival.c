@@ -112,12 +112,12 @@ int arrival_refuse(struct migration_host *host, struct migration *migration, enu
 int arrival_inherit(struct migration_host *host, struct migration *migration, uint64_t epoch, struct error **e)
 {
 	struct vm *vm = NULL;
-	cleanup_error struct error *unknown = NULL;
-	if (inventory_lock(host->inventory, migration->vm_uuid, "given to this host", &vm, &unknown) < 0)
-		return unknown->code == ERROR_VM_NOT_FOUND ? 0 : error_move(e, take_ptr(unknown));
+	/* One that was new here has been forgotten by the refusal: that it is ours is remembered again, and it can be defined. */
+	if (inventory_lock_arriving(host->inventory, migration->vm_uuid, migration->vm_name, "given to this host", &vm, e) < 0)
+		return -1;
 	int r = 0;
 	const char *expected = migration->handover == HANDOVER_REFUSED ? migration->source : host->name;
-	if (vm->epoch < epoch && strcmp(vm->owner, expected) == 0) {
+	if (vm->epoch < epoch && (vm->epoch == 0 || strcmp(vm->owner, expected) == 0)) {
 		r = vm_write(host->inventory, vm, host->name, epoch, vm->definition, e);
 		if (r == 0)
 			migration_set_owner(migration, host->name);

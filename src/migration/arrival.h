@@ -47,8 +47,8 @@ int arrival_refuse(struct migration_host *host, struct migration *migration, enu
  * is to become of it. The VM's epoch is one more than was offered: so a later ferryd knows that there is no way back. */
 int arrival_take_settled(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
 /* The same where it was refused here and the answer got lost: the refusal stands, and the VM, which the source has given up, is
- * this host's, stopped. Where it runs here already, only its epoch follows. Nothing to do when it is not known here any more, or
- * has moved on. */
+ * this host's, stopped; without a definition if it was new here. Where it runs here already, only its epoch follows; where it has
+ * moved on, nothing does. */
 int arrival_inherit(struct migration_host *host, struct migration *migration, uint64_t epoch, struct error **e) MUST_CHECK;
 /* From taken or running to refused, on the word of a person who has settled that the source owns the VM at this epoch.
  * ERROR_PEER_STALE when the VM has moved on since. */

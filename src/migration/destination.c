@@ -34,6 +34,7 @@
 #include "base/xalloc.h"
 #include "migration/arrival.h"
 #include "migration/checks.h"
+#include "migration/resolve.h"
 #include "net/socket.h"
 
 
@@ -428,6 +429,8 @@ static int answer_question(struct migration_host *host, const char *caller, cons
 		r = decide(host, migration, &question, e);
 	if (r == 0)
 		*ret = answer_state(host, migration->handover, migration->reason_message, began_us);
+	if (r == 0 && (migration_resolution_epoch(migration, NULL) || (migration->vm && migration->vm->epoch > migration->epoch)))
+		json_object_set_new(*ret, "settled", json_true());
 	if (r == 0 && migration->handover == HANDOVER_RUNNING && migration->vm && !migration->settling)
 		arrival_settle_soon(host, migration);
 	pthread_mutex_unlock(&migration->work);
@@ -498,6 +501,7 @@ int destination_recover(struct migration_host *host, struct migration *migration
 	if (inventory_lock(host->inventory, migration->vm_uuid, "migration", &migration->vm, e) < 0)
 		return -1;
 	struct vm *vm = migration->vm;
+	resolve_recall(migration);
 	pthread_mutex_lock(&migration->work);
 	int r = 0;
 	switch (migration->handover) {

@@ -28,7 +28,8 @@ static const char *const schema[] = {
 	"CREATE TABLE IF NOT EXISTS migration("
 	" id TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL, vm_uuid TEXT NOT NULL, vm_name TEXT NOT NULL,"
 	" source TEXT NOT NULL, destination TEXT NOT NULL, epoch INTEGER NOT NULL, peer_journal TEXT NOT NULL,"
-	" began_ms INTEGER NOT NULL, ended INTEGER NOT NULL, paused INTEGER NOT NULL, keep INTEGER NOT NULL, view TEXT,"
+	" began_ms INTEGER NOT NULL, ended INTEGER NOT NULL, paused INTEGER NOT NULL, keep INTEGER NOT NULL,"
+	" offered INTEGER NOT NULL DEFAULT 0, view TEXT,"
 	" PRIMARY KEY(id, role)) STRICT",
 };
 
@@ -113,10 +114,11 @@ static int step_body(void *user, struct error **e)
 			(int64_t)migration->guest_paused, (int64_t)migration->request.keep_source_definition);
 	else
 		changed = database_run(db, e,
-				       "UPDATE migration SET state = ?, peer_journal = ?, paused = ?"
+				       "UPDATE migration SET state = ?, peer_journal = ?, paused = ?, offered = ?"
 				       " WHERE id = ? AND role = ? AND state = ?",
-				       "ssisss", handover_state_name(step->to), migration->peer_journal_id,
-				       (int64_t)migration->guest_paused, migration->id, role_name(migration->role), handover_state_name(migration->handover));
+				       "ssiisss", handover_state_name(step->to), migration->peer_journal_id,
+				       (int64_t)migration->guest_paused,
+				       (int64_t)(migration->offered || step->to == HANDOVER_OFFERED), migration->id, role_name(migration->role), handover_state_name(migration->handover));
 	if (changed < 0)
 		return error_wrap(e, "recording '%s'", handover_state_name(step->to));
 	if (changed != 1)
@@ -161,6 +163,7 @@ int journal_step(struct journal *journal, struct migration *migration, enum hand
 	log_info("handover=%s", handover_state_name(to));
 	migration_lock(migration); /* its worker reads it without, readers do not */
 	migration->handover = to;
+	migration->offered |= to == HANDOVER_OFFERED;
 	migration_unlock_changed(migration);
 	if (ownership)
 		vm_apply(journal->inventory, ownership->vm, ownership->owner, ownership->epoch, ownership->definition);
@@ -248,6 +251,7 @@ static int load_row(void *user, const struct database_row *row, struct error **e
 	migration->handover = state;
 	migration->began_wall_ms = database_integer(row, 9);
 	migration->guest_paused = database_integer(row, 11);
+	migration->offered = database_integer(row, 14);
 	migration->request.keep_source_definition = database_integer(row, 12);
 	snprintf(migration->peer_journal_id, sizeof(migration->peer_journal_id), "%s", database_text(row, 8));
 	if (ended) {
@@ -275,7 +279,7 @@ int journal_load(struct journal *journal, struct migration_list *list, struct er
 		return -1;
 	return database_query(journal->db, e, load_row, &load,
 			      "SELECT id, role, state, vm_uuid, vm_name, source, destination, epoch, peer_journal, began_ms, ended,"
-			      " paused, keep, view FROM migration ORDER BY began_ms",
+			      " paused, keep, view, offered FROM migration ORDER BY began_ms",
 			      "") < 0
 		       ? -1
 		       : 0;

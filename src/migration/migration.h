@@ -100,6 +100,7 @@ struct migration {
 	char peer_journal_id[RANDOM_ID_SIZE]; /* of the other side, exchanged at prepare */
 	struct vm *vm;			      /* with its job held while the migration is not settled */
 	struct destination_arrival *arrival;  /* the destination's own: arrival.h */
+	bool offered;			      /* the baton was offered once: the destination may have the whole of it */
 	bool settling;			      /* the destination is tidying up after it has answered "running" */
 	bool guest_paused;		      /* it was paused before, and stays so after, whoever has it then */
 	pthread_t worker;

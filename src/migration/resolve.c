@@ -86,6 +86,16 @@ int resolve_migration(struct migration_host *host, struct migration *migration, 
 	return r;
 }
 
+void resolve_recall(struct migration *migration)
+{
+	const struct vm *vm = migration->vm;
+	if (vm->epoch != migration->epoch + 1 || migration_resolution_epoch(migration, NULL))
+		return;
+	bool source_owns = strcmp(vm->owner, migration->source) == 0;
+	migration_set_resolution(migration, vm->owner, source_owns ? migration->destination : migration->source, vm->epoch,
+				 clock_wall_ms());
+}
+
 /* ---- a source that learns of it ---- */
 
 int resolve_yield(struct migration_host *host, struct migration *migration, struct error **e)

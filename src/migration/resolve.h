@@ -18,6 +18,10 @@
 int resolve_migration(struct migration_host *host, struct migration *migration, const char *owner, const char *fenced,
 		      struct error **e) MUST_CHECK;
 
+/* After a restart, of one that has not ended, with its VM's job held: what a person settled before is in the VM's row, whose
+ * epoch is beyond what was offered. */
+void resolve_recall(struct migration *migration);
+
 /* At a source that holds the VM, whose destination answers that it runs there: a person has given it the VM. The guest is
  * paused here (it should not have run) and the VM is the destination's. Takes the VM's job unless the migration has it. */
 int resolve_yield(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;

@@ -26,6 +26,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/xalloc.h"
+#include "migration/resolve.h"
 #include "migration/source_steps.h"
 
 
@@ -172,9 +173,15 @@ static void *source_recover_main(void *user)
 	s->destination_prepared = true;
 	log_info("recovering: handover=%s, the guest is %s, the copy is %s", handover_state_name(migration->handover),
 		 machine_run_name(state.run), move_state_name(state.move));
-	error_set(&e, ERROR_MIGRATION_INTERRUPTED, "ferryd was restarted during the copy");
+	bool resolved = migration_resolution_epoch(migration, NULL) > 0;
+	if (resolved)
+		error_set(&e, ERROR_MIGRATION_RESOLVED, "a person has settled that %s owns the VM", migration->vm->owner);
+	else
+		error_set(&e, ERROR_MIGRATION_INTERRUPTED, "ferryd was restarted during the copy");
 	if (migration->handover == HANDOVER_RELEASED) {
 		migration_set_status(migration, MIGRATION_COMPLETING);
+		if (resolved)
+			source_owe_news(s);
 		if (source_confirm(s, &e) == 0)
 			source_end(s, MIGRATION_COMPLETED);
 	} else if (migration->handover == HANDOVER_OFFERED && state.run == MACHINE_GONE) {
@@ -213,6 +220,7 @@ int source_recover(struct migration_host *host, struct migration *migration, str
 	cleanup_free char *job = xasprintf("migration %s", migration->id);
 	if (inventory_lock(host->inventory, migration->vm_uuid, job, &migration->vm, e) < 0)
 		return -1;
+	resolve_recall(migration);
 	struct source *s = source_new(host, migration_ref(migration));
 	s->machine = migration->vm->machine;
 	migration_host_start_worker(host, source_recover_main, s, NULL);

@@ -59,6 +59,7 @@ static enum finish_answer source_ask_outcome(struct source *s, enum peer_message
 	    json_get_string_opt(answer, "message", &message, e) < 0 ||
 	    json_get_integer_opt(answer, "took_us", 0, INT64_MAX, &took_us, e) < 0)
 		return FINISH_NO_ANSWER;
+	s->settled_there = json_is_true(json_object_get(answer, "settled"));
 	int64_t wire_us = http_client_last_us(s->peer) - took_us;
 	s->round_trip_us = wire_us > 0 ? wire_us : 0;
 	/* A journal other than the one that it prepared with proves nothing, whatever it says: a refusal is written into a
@@ -263,9 +264,12 @@ static bool source_tell(struct source *s)
 	const bool ours = s->migration->handover != HANDOVER_RELEASED;
 	enum finish_answer answer = source_ask_outcome(s, ours ? PEER_REFUSE : PEER_FINISH, s->host->refuse_timeout_ms, &e);
 	if (answer == FINISH_RUNNING && ours) {
-		/* Finish was never sent, or refused: only a person can have given the VM to it. */
+		/* Finish was never sent, or refused: only a person can have given the VM to it, and only if it was offered. */
 		if (migration_resolution_epoch(s->migration, NULL) > 0)
 			error_set(&e, ERROR_PEER_STALE, "%s has the VM although it was said to be fenced",
+				  s->migration->destination);
+		else if (!s->migration->offered || !s->settled_there)
+			error_set(&e, ERROR_PEER_PROTOCOL, "%s claims to run a VM that it was not given",
 				  s->migration->destination);
 		else if (resolve_yield(s->host, s->migration, &e) == 0)
 			return true;
@@ -276,7 +280,7 @@ static bool source_tell(struct source *s)
 	return false;
 }
 
-static void source_owe_news(struct source *s)
+void source_owe_news(struct source *s)
 {
 	migration_set_cleanup_pending(s->migration, true);
 	s->news_pending = true;

@@ -28,6 +28,7 @@ struct source {
 	bool destination_asked;    /* to check: it may have reserved a port for us */
 	bool destination_prepared; /* it may have started a machine for us */
 	bool settling;		   /* in source_settle(): what a person settles meanwhile cuts the question short */
+	bool settled_there;	   /* the last answer said that a person has settled it there */
 	int64_t round_trip_us;
 	struct copy_result copied;
 };
@@ -57,6 +58,8 @@ int source_confirm(struct source *s, struct error **e) MUST_CHECK;
 void source_roll_back(struct source *s, const struct error *why);
 /* Tell the destination that it must not take the VM (or can forget a check). */
 void source_send_refuse(struct source *s);
+/* The destination must hear how it has ended: until then there is something to clean up. */
+void source_owe_news(struct source *s);
 /* After the end, without the VM's job: go on telling it until it has heard. */
 void source_retry_news(struct source *s);
 /* The end: set the status, keep the record. */

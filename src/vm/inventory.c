@@ -351,15 +351,26 @@ void inventory_attach_machines(struct inventory *inventory)
 	}
 }
 
+/* Those that may be started are looked for first: nobody else's VM is busy meanwhile. */
+static json_t *list_autostart(struct inventory *inventory)
+{
+	json_t *list = json_array();
+	LOCK_SCOPE(&inventory->mutex);
+	for (struct vm_entry *entry = inventory->entries; entry; entry = entry->next)
+		if (entry->vm.definition && entry->vm.definition->autostart && !entry->vm.machine)
+			json_array_append_new(list, json_string(entry->vm.uuid));
+	return list;
+}
+
 void inventory_autostart(struct inventory *inventory)
 {
-	cleanup_json json_t *list = inventory_list(inventory);
+	cleanup_json json_t *list = list_autostart(inventory);
 	size_t i;
-	const json_t *view;
-	json_array_foreach (list, i, view) {
+	const json_t *uuid;
+	json_array_foreach (list, i, uuid) {
 		cleanup_error struct error *e = NULL;
 		struct vm *vm = NULL;
-		if (inventory_lock(inventory, json_string_value(json_object_get(view, "uuid")), "start", &vm, &e) < 0)
+		if (inventory_lock(inventory, json_string_value(uuid), "start", &vm, &e) < 0)
 			continue; /* a migration that is being recovered holds it */
 		if (vm->definition && vm->definition->autostart && !vm->machine && vm_check_owned(inventory, vm, NULL) == 0 &&
 		    vm_start(inventory, vm, &e) < 0)

@@ -325,6 +325,52 @@ static void test_to_a_destination_that_forgot(void **state)
 	cleanup_json json_t *view = NULL;
 	assert_int_equal(inventory_show(hosts->a.host.inventory, GUEST_NAME, &view, NULL), 0);
 	assert_string_equal(json_string_value(json_object_get(view, "state")), "moved");
+	assert_owner("host-b", 3, 3); /* so it can be defined there again */
+}
+
+static void wait_crashed(struct test_host *host)
+{
+	int64_t deadline_us = clock_monotonic_us() + 5000000;
+	for (;;) {
+		pthread_mutex_lock(&hosts->mutex);
+		bool crashed = host->crashed;
+		pthread_mutex_unlock(&hosts->mutex);
+		if (crashed)
+			return;
+		if (clock_monotonic_us() > deadline_us)
+			fail_msg("%s has not crashed", host->name);
+		usleep(500);
+	}
+}
+
+/* The source's ferryd dies right after the record of what was settled: it is not forgotten. */
+static void test_source_dies_settling(void **state)
+{
+	static const struct {
+		const char *point, *owner, *fenced;
+	} rows[] = {{"after-taken-back", "host-a", "host-b"}, {"after-released", "host-b", "host-a"}};
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		print_message("# at %s\n", rows[i].point);
+		if (i > 0)
+			assert_int_equal(setup(state), 0);
+		struct migration *migration = in_doubt("before-running");
+		cleanup_free char *id = xstrdup(migration->id);
+		two_hosts_crash_at(hosts, &hosts->a, rows[i].point);
+		settle(&hosts->a, migration, rows[i].owner, rows[i].fenced);
+		wait_crashed(&hosts->a);
+		migration_unref(migration);
+		test_host_restart(&hosts->a);
+		migration = find_migration(&hosts->a, id);
+		assert_true(wait_ended(hosts, migration));
+		assert_false(migration_final(migration)); /* the other has not heard */
+		assert_int_equal(fake_world_running(GUEST_UUID), 0);
+		test_host_start(&hosts->b);
+		wait_final(migration);
+		assert_owner(rows[i].owner, 3, 3);
+		migration_unref(migration);
+		if (i + 1 < sizeof(rows) / sizeof(rows[0]))
+			assert_int_equal(teardown(state), 0);
+	}
 }
 
 /* cont (here: taking the images) is refused, with nobody to give the VM back to: it stays, stopped. */
@@ -357,9 +403,7 @@ static void test_destination_hears_late(void **state)
 	settle(&hosts->a, migration, "host-b", "host-a");
 	assert_true(wait_ended(hosts, migration));
 	wire_fault("finish", WIRE_LOSE_REQUEST, 0);
-	int64_t deadline_us = clock_monotonic_us() + 5000000;
-	while (!__atomic_load_n(&hosts->b.crashed, __ATOMIC_RELAXED) && clock_monotonic_us() < deadline_us)
-		usleep(500);
+	wait_crashed(&hosts->b);
 	test_host_restart(&hosts->b);
 	wait_final(migration);
 	assert_owner("host-b", 3, 3);
@@ -573,6 +617,7 @@ int main(void)
 		TEST(test_to_the_destination),
 		TEST(test_to_a_destination_that_refused),
 		TEST(test_to_a_destination_that_forgot),
+		TEST(test_source_dies_settling),
 		TEST(test_no_way_back),
 		TEST(test_destination_hears_late),
 		TEST(test_destination_keeps_what_it_has),
