@@ -149,6 +149,7 @@ static int start(struct ferryd *ferryd, struct error **e)
 	host->data_port_max = config->data_port_max;
 	host->trusted = config->trusted_networks;
 	host->finish_timeout_ms = config->finish_timeout_ms;
+	host->refuse_extra_args = strcmp(config->extra_args, "refuse") == 0;
 	host->silence_limit_ms = config->silence_limit_ms;
 	host->check_timeout_ms = config->check_timeout_ms;
 	host->prepare_timeout_ms = config->prepare_timeout_ms;

@@ -287,6 +287,13 @@ static void check_description(const struct offer *offer, json_t *failures)
 					   "key '%s': the definition and the description differ", key);
 }
 
+static void check_extra_args(const struct migration_host *host, const struct offer *offer, json_t *failures)
+{
+	if (host->refuse_extra_args && offer->definition->extra_arg_count > 0)
+		checks_add(failures, here, ERROR_DEST_EXTRA_ARGS, "the VM has extra_args (%s …); %s is configured to refuse them",
+			   offer->definition->extra_args[0], host->name);
+}
+
 static void check_memory(const struct offer *offer, json_t *failures)
 {
 	cleanup_free char *text = NULL;
@@ -371,6 +378,7 @@ int checks_destination(struct migration_host *host, const struct offer *offer, j
 	check_vm(host, offer, failures);
 	check_owner(host, offer, failures);
 	check_description(offer, failures);
+	check_extra_args(host, offer, failures);
 	check_memory(offer, failures);
 	check_bridges(offer, failures);
 	check_disks(offer, failures);

@@ -26,6 +26,7 @@ struct migration_host {
 	uint16_t data_port_min, data_port_max;
 	const char *trusted;	   /* networks on which plain text is allowed; "" none */
 	int64_t finish_timeout_ms; /* how long the destination may take to load and answer, one try */
+	bool refuse_extra_args;	   /* of VMs that come from other hosts */
 	int64_t silence_limit_ms;  /* a prepared destination that hears nothing of the source for this long asks, then refuses */
 	/* How long each message may go unanswered; how long a checked destination keeps its port; the longest wait before what
 	 * was not answered is said again. migration_host_init() sets the defaults of the configuration. */

@@ -89,7 +89,7 @@ static void test_every_key(void **state)
 		  "[data]\naddress = 198.18.1.7\nnative_ports = 50000-50000\ntrusted = 198.18.1.0/24, fd00::/8\n"
 		  "[qemu]\nbinary = /opt/qemu\naccelerator = tcg\nuser = 1001:1002\n"
 		  "[migration]\nfinish_timeout = 7\nsilence_limit = 8\ncheck_timeout = 1\nprepare_timeout = 2\n"
-		  "refuse_timeout = 3\noutcome_timeout = 4\ncheck_lifetime = 5\nretry_limit = 6\n"
+		  "refuse_timeout = 3\noutcome_timeout = 4\ncheck_lifetime = 5\nretry_limit = 6\nextra_args = refuse\n"
 		  "[log]\nlevel = debug\n"
 		  "[paths]\nstate = /s\nrun = /r\npki = /p\n",
 		  &config);
@@ -112,6 +112,7 @@ static void test_every_key(void **state)
 	assert_int_equal(config.outcome_timeout_ms, 4000);
 	assert_int_equal(config.check_lifetime_ms, 5000);
 	assert_int_equal(config.retry_limit_ms, 6000);
+	assert_string_equal(config.extra_args, "refuse");
 	assert_int_equal(config.level, LOG_LEVEL_DEBUG);
 	assert_string_equal(config.state_folder, "/s");
 	assert_string_equal(config.run_folder, "/r");
