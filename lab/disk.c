@@ -3,8 +3,8 @@
  * The disk load; disk.h says what is written where and why.
  *
  * Two threads: one ticks, one goes through the blocks. What each block must hold is kept as a stamp, and the block's
- * content follows from stamp, index and counter; the stamp before is kept too, to tell an own write that got lost from a
- * write of somebody else. Whatever was found is counted once and put right by the rewriting.
+ * content follows from stamp, index and counter; the stamp before is kept too, to tell an own write that got lost from
+ * a write of somebody else. Whatever was found is counted once and put right by the rewriting.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -119,8 +119,8 @@ static bool transfer(bool write, void *buffer, size_t bytes, uint64_t at)
 		return true;
 	count_one(&disk.counts->wrong);
 	if (atomic_fetch_add(&disk.reports, 1) < REPORTS_MAX) {
-		printf("load: DISK %s of %zu bytes at %" PRIu64 " ended with %zd, %s\n", write ? "write" : "read", bytes, at,
-		       n, n < 0 ? strerror(errno) : "short");
+		printf("load: DISK %s of %zu bytes at %" PRIu64 " ended with %zd, %s\n", write ? "write" : "read",
+		       bytes, at, n, n < 0 ? strerror(errno) : "short");
 		fflush(stdout);
 	}
 	return false;
@@ -277,7 +277,8 @@ static void *ticker_run(void *argument)
 		deadline += DISK_TICK_NS;
 		if (deadline < now)
 			deadline = now;
-		struct timespec until = {.tv_sec = (time_t)(deadline / NS_PER_S), .tv_nsec = (long)(deadline % NS_PER_S)};
+		struct timespec until = {.tv_sec = (time_t)(deadline / NS_PER_S),
+					 .tv_nsec = (long)(deadline % NS_PER_S)};
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 	}
 	free(last);

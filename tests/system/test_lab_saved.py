@@ -30,7 +30,7 @@ def pair():
 @pytest.fixture(scope="module")
 def saved(pair):
     """A guest that has been saved and does not run."""
-    guest = pair.guest("saved", memory=80, load="8:5", disk_load="2:1")
+    guest = pair.guest("saved", memory=80, load="8:8", disk_load="1:1")
     guest.passes(1)
     pair.lab.save_guest("host-a", "saved")
     return guest
@@ -58,17 +58,14 @@ def disk_works(guest, passes=1):
 def test_saved_guest_goes_on_again_and_again(pair, saved):
     assert pair.vms("host-a")["saved"]["state"] == "stopped"
     before = Path(image(pair, saved)).read_bytes()
-    first = []
     for _ in range(2):
         start(pair, saved)
-        first.append(saved.report()["total"])
         disk_works(saved)
-        pair.settled(saved, "host-a")
+        pair.healthy(saved)
         seen = saved.report()
         assert (seen["disk_wrong"], seen["disk_foreign"], seen["clock_back"], seen["pages_wrong"]) == (0, 0, 0, 0), seen
         pair.ferry("host-a", "vm", "stop", "saved")
         assert Path(image(pair, saved)).read_bytes() != before
-    assert saved.report()["boot_id"], "of the boot before it was saved"
     found = disks.check(image(pair, saved))
     assert found["single"] and len(found["lives"]) == 1, found
 
