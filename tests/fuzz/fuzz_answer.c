@@ -5,7 +5,8 @@
  * anything else: no answer. When the lines are used up nobody answers any more, and ferryd is stopped.
  *
  * Properties: never two running guests (the fake world watches); the guest is given up only after an answer "running" to
- * finish or refuse; a migration that has ended in any other way has left the guest running here.
+ * finish, or to refuse if it was offered and the answer says that a person has settled it; a migration that has ended in any
+ * other way has left the guest running here.
  */
 #include "fuzz.h"
 
@@ -25,7 +26,7 @@ static struct {
 	pthread_mutex_t mutex;
 	const char *at, *end; /* the lines that are left */
 	unsigned int unanswered;
-	bool said_running; /* to finish, or to refuse: then a person has given the VM to it (resolve.h) */
+	bool said_running; /* to finish; or to refuse, saying that a person has given the VM to it (resolve.h) */
 	uint16_t port;	   /* of the last check */
 	struct driver_host driver_host;
 	struct machine *arriving; /* what prepare has started over there */
@@ -54,7 +55,8 @@ static void act(const char *path, const json_t *question, const json_t *answer)
 		definition_free(definition);
 	}
 	bool finish = strcmp(path, "/v1/peer/finish") == 0;
-	if ((finish || strcmp(path, "/v1/peer/refuse") == 0) && state && strcmp(state, "running") == 0) {
+	bool settled = strcmp(path, "/v1/peer/refuse") == 0 && json_is_true(json_object_get(answer, "settled"));
+	if ((finish || settled) && state && strcmp(state, "running") == 0) {
 		bool ran = false;
 		destination.said_running = true;
 		if (destination.arriving && finish)
@@ -121,6 +123,8 @@ static void check_end(const struct migration *migration, bool ended)
 		REQUIRE(destination.said_running);
 	if (!destination.said_running)
 		REQUIRE(fake_world_has(FUZZ_HOST, FUZZ_VM_UUID));
+	/* Nobody takes what was never offered to him. */
+	REQUIRE(migration->handover != HANDOVER_RELEASED || migration->offered);
 	if (!ended || migration->status == MIGRATION_COMPLETED)
 		return;
 	/* "running" in answer to a refusal: a person has given the VM to the destination (resolve.h). */
