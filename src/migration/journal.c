@@ -124,6 +124,12 @@ static int step_body(void *user, struct error **e)
 	if (changed != 1)
 		return error_set(e, ERROR_JOURNAL, "migration %s is no longer '%s' in the journal", migration->id,
 				 handover_state_name(migration->handover));
+	/* Whoever opens a migration has the VM's job: every earlier one of it here is over, also where its end could not be written.
+	 * Taken up again after a restart, it would release, or resume, what belongs to a later one. */
+	if (migration->handover == HANDOVER_NONE && step->to != HANDOVER_REFUSED &&
+	    database_run(db, e, "UPDATE migration SET ended = 1 WHERE vm_uuid = ? AND id <> ? AND ended = 0", "ss",
+			 migration->vm_uuid, migration->id) < 0)
+		return error_wrap(e, "closing earlier migrations");
 	if (ownership && vm_write_row(step->journal->inventory, ownership->vm, ownership->owner, ownership->epoch,
 				      ownership->definition, e) < 0)
 		return -1;
