@@ -125,14 +125,15 @@ class Trial:
         if not self.identity():
             return
         record = self.field.await_record(self.source, self.ident, lambda m: m is None or m["ended"] or m["status"] == "in-doubt")
-        if record and record["status"] == "in-doubt" and self.cell.fault not in ("error-all", "error"):
+        if record and record["status"] == "in-doubt" and not self.cell.fault.startswith(("error", "full", "short")):
             if record["reason"]["code"] != "migration.in_doubt" or self.destination not in record["reason"]["message"]:
                 raise Wrong(f"in doubt, but it does not say what about: {record['reason']}")
 
     def settled_there(self):
-        """The destination has come to an end by itself, or never knew of it, or has forgotten it."""
+        """The destination has come to an end by itself, or never knew of it, or has forgotten it; or has everything and says
+        that it waits for the source."""
         if self.identity():
-            self.field.await_record(self.destination, self.ident, lambda m: m is None or m["ended"])
+            self.field.await_record(self.destination, self.ident, lambda m: m is None or m["ended"] or m["status"] == "in-doubt")
 
     def happen(self):
         fault = self.cell.fault
@@ -288,6 +289,12 @@ class Trial:
         if state == "stopped":
             self.field.start_again(self.guest, owner)
         self.field.move_again(self.guest)
+        if self.cell.fault.startswith(("error", "full", "short")):
+            # What was not written must not come up again when the VM is somewhere else by now.
+            for name in self.field.names:
+                self.field.restart_ferryd(name)
+            self.field.quiet(self.guest)
+            self.field.all_is_well(self.guest, self.guest.host, running=True)
 
 
 def try_cell(field, guest, cell, expected):
