@@ -226,6 +226,9 @@ static void check_owner(struct migration_host *host, const struct offer *offer, 
 	uint64_t epoch = 0;
 	if (!inventory_ownership(host->inventory, uuid, &owner, &epoch))
 		return;
+	cleanup_json json_t *view = NULL;
+	if (strcmp(owner, host->name) == 0 && inventory_show(host->inventory, uuid, &view, NULL) == 0)
+		return; /* that it is here already has been said */
 	if (epoch >= offer->epoch) {
 		checks_add(failures, here, ERROR_PEER_STALE, "the offer is of epoch %llu; %s knows epoch %llu",
 			   (unsigned long long)offer->epoch, host->name, (unsigned long long)epoch);
