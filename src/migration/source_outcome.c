@@ -21,6 +21,7 @@
 /* Between two questions, when finish goes unanswered and the migration is in doubt. */
 #define FINISH_RETRY_FIRST_MS 200
 #define FINISH_RETRY_MAX_MS 5000
+#define JOURNAL_RETRY_MS 1000
 #define RESOLUTION_LOOK_MS 200 /* how soon what a person settles meanwhile is seen */
 
 /* ---- finish ---- */
@@ -214,6 +215,24 @@ static int source_record_holds(struct source *s, struct error **e)
 	return journal_step(s->host->journal, migration, HANDOVER_HOLDS, epoch ? &ours : NULL, e);
 }
 
+/* A step that must be recorded before anything else is done: the guest stays stopped until the journal can be written again.
+ * Fails only when ferryd is stopping. */
+static int source_insist(struct source *s, int (*record)(struct source *s, struct error **e), struct error **e)
+{
+	for (;;) {
+		struct error *problem = NULL;
+		if (record(s, &problem) == 0) {
+			migration_clear_doubt(s->migration);
+			return 0;
+		}
+		log_failure(LOG_LEVEL_ERROR, "the journal cannot be written; trying again", problem);
+		migration_set_in_doubt(s->migration, s->host->name, "whether its journal can be written", problem);
+		if (migration_host_wait_stopping(s->host, JOURNAL_RETRY_MS))
+			return error_move(e, problem);
+		error_free(problem);
+	}
+}
+
 /* Make the guest run here again (if it did before). Finish was never sent, or was refused durably. */
 static int source_take_back(struct source *s, struct error **e)
 {
@@ -227,14 +246,14 @@ static int source_take_back(struct source *s, struct error **e)
 	    s->driver->move_cancel(s->machine, QMP_CANCEL_TIMEOUT_MS, &next) < 0) {
 		s->driver->state(s->machine, &state);
 		if (state.run != MACHINE_GONE) { /* it is left as it is; but ours, as nobody was asked to take it */
-			if (source_record_holds(s, NULL) < 0)
+			if (source_insist(s, source_record_holds, NULL) < 0)
 				log_error("the journal cannot be written either");
 			return error_move(e, next);
 		}
 		error_free(take_ptr(next));
 	}
 	FAULT(FAULT_COPY_CANCELLED);
-	if (source_record_holds(s, e) < 0)
+	if (source_insist(s, source_record_holds, e) < 0)
 		return -1;
 	s->driver->state(s->machine, &state);
 	if (state.run == MACHINE_GONE) {
@@ -331,9 +350,11 @@ void source_roll_back(struct source *s, const struct error *why)
 						     machine_run_name(state.run), problem->message);
 		migration_set_reason(migration, why->code, words);
 		status = MIGRATION_ROLLED_BACK;
+	} else { /* once more: a journal that could not be written may have had its say meanwhile */
+		migration_set_reason(migration, why->code, why->message);
 	}
 	/* Without a machine (it ended while the answer was awaited) it is ours all the same: stopped. */
-	if (!s->machine && source_record_holds(s, &problem) < 0)
+	if (!s->machine && source_insist(s, source_record_holds, &problem) < 0)
 		log_failure(LOG_LEVEL_ERROR, "rollback", problem);
 	error_free(problem);
 	FAULT(FAULT_TAKEN_BACK);
@@ -373,19 +394,15 @@ void source_settle(struct source *s, enum peer_message question)
 	if (s->copied.stopped_us && answer == FINISH_RUNNING)
 		migration->downtime_us = answered_us - s->copied.stopped_us - s->round_trip_us / 2;
 	migration_unlock_changed(migration);
-	if (answer == FINISH_RESOLVED_THERE) {
-		migration_set_reason(migration, e->code, e->message);
+	if (answer == FINISH_RESOLVED_THERE)
 		source_owe_news(s);
-	}
 	if (s->machine)
 		copy_keep_final_figures(s->driver, s->machine, migration);
-	if (source_confirm(s, &e) < 0) {
-		/* The journal cannot be written: leave the guest stopped, the record `offered`; a restart settles it.
-		 */
-		log_failure(LOG_LEVEL_ERROR, "cannot release the VM", e);
-		migration_set_reason(migration, e->code, e->message);
-		migration_set_status(migration, MIGRATION_IN_DOUBT);
-		return;
-	}
+	cleanup_free char *why_resolved = answer == FINISH_RESOLVED_THERE ? xstrdup(e->message) : NULL;
+	error_free(take_ptr(e));
+	if (source_insist(s, source_confirm, &e) < 0)
+		return; /* ferryd is stopping: the guest stays stopped, the record `offered`; the next one settles it */
+	if (answer == FINISH_RESOLVED_THERE)
+		migration_set_reason(migration, ERROR_MIGRATION_RESOLVED, why_resolved);
 	source_end(s, MIGRATION_COMPLETED);
 }
