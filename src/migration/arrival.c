@@ -15,6 +15,7 @@
 
 #define ASK_SOURCE_PERIOD_MAX_US 2000000 /* while it stays silent */
 #define WATCH_PERIOD_US 500000
+#define RECORD_AGAIN_MS 1000
 #define REFUSE_AGAIN_MS 1000 /* when the journal could not be written */
 #define LOAD_TIMEOUT_US 20000000 /* one try; the source asks again */
 
@@ -410,6 +411,41 @@ void arrival_settle_soon(struct migration_host *host, struct migration *migratio
 	migration_host_start_worker(host, settle_main, settling, NULL);
 }
 
+/* The source asks again; but it may be gone for good, and then nobody does. */
+static void *insist_main(void *user)
+{
+	struct settling *insisting = user;
+	struct migration_host *host = insisting->host;
+	struct migration *migration = insisting->migration;
+	bool again = true;
+	log_context_set(migration->id, migration->vm_name);
+	while (again && !migration_host_wait_stopping(host, RECORD_AGAIN_MS)) {
+		cleanup_error struct error *e = NULL;
+		pthread_mutex_lock(&migration->work);
+		again = migration->handover == HANDOVER_TAKEN && arrival_take_over(host, migration, &e) < 0;
+		if (!again && migration->handover == HANDOVER_RUNNING && migration->vm && !migration->settling)
+			arrival_settle(host, migration);
+		pthread_mutex_unlock(&migration->work);
+		if (again)
+			log_failure(LOG_LEVEL_ERROR, "cannot record what has become of the VM", e);
+	}
+	migration_unref(migration);
+	free(insisting);
+	migration_host_worker_done(host);
+	return NULL;
+}
+
+static void arrival_insist(struct migration_host *host, struct migration *migration)
+{
+	if (migration->insisting)
+		return;
+	migration->insisting = true;
+	struct settling *insisting = xcalloc(1, sizeof(*insisting));
+	insisting->host = host;
+	insisting->migration = migration_ref(migration);
+	migration_host_start_worker(host, insist_main, insisting, NULL);
+}
+
 /* cont was refused, which proves that the guest never ran: the VM is the source's again. That is durable before its QEMU is
  * ended, for without QEMU nobody could prove anything: a ferryd that dies in between finds it prepared, and refuses. */
 static int arrival_give_back(struct migration_host *host, struct migration *migration, enum error_code code, const char *why,
@@ -452,6 +488,7 @@ int arrival_take_over(struct migration_host *host, struct migration *migration, 
 		error_set(&problem, ERROR_QEMU_GONE, "the destination's QEMU ended while it took over");
 	if (journal_step(host->journal, migration, HANDOVER_RUNNING, NULL, e) < 0) {
 		error_free(problem);
+		arrival_insist(host, migration);
 		return -1;
 	}
 	migration_set_owner(migration, host->name);

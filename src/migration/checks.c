@@ -194,27 +194,6 @@ static void check_vm(struct migration_host *host, const struct offer *offer, jso
 /* So often no VM is handed over while this host hears nothing of it. */
 #define EPOCHS_UNSEEN_MAX (1 << 20)
 
-/* Ask `owner` who owns the VM. False when it does not answer, or knows nothing of the VM. */
-static bool ask_owner(struct migration_host *host, const char *owner, const char *uuid, char **ret_owner, uint64_t *ret_epoch)
-{
-	struct http_client *client = NULL;
-	cleanup_json json_t *answer = NULL;
-	cleanup_error struct error *e = NULL;
-	cleanup_free char *path = xasprintf("/v1/peer/owner/%s", uuid);
-	const char *name = NULL;
-	int64_t epoch = 0;
-	if (peers_take(host->peers, owner, &client, &e) < 0)
-		return false;
-	int r = http_client_request(client, "GET", path, NULL, OWNER_TIMEOUT_MS, &answer, &e);
-	peers_give_back(host->peers, owner, client, r < 0 && !http_client_answered(client));
-	if (r < 0 || json_get_string(answer, "owner", &name, &e) < 0 ||
-	    json_get_integer(answer, "epoch", 1, OFFER_EPOCH_MAX, &epoch, &e) < 0)
-		return false;
-	*ret_owner = xstrdup(name);
-	*ret_epoch = (uint64_t)epoch;
-	return true;
-}
-
 /* Only the owner may offer a VM. That it is the owner is known here if it was the last time that this host heard of the VM;
  * else the VM has been handed on since, and those who did so can tell. Who offers what somebody else says to own is refused.
  * Where nobody can be asked (a host that is switched off does not keep its former guests from moving) the higher epoch
@@ -244,7 +223,7 @@ static void check_owner(struct migration_host *host, const struct offer *offer, 
 		uint64_t next_epoch = 0;
 		bool ours = strcmp(owner, host->name) == 0;
 		bool answered = !ours && asked < OWNERS_ASKED_MAX && *owner && epoch + 1 < offer->epoch &&
-				ask_owner(host, owner, uuid, &next, &next_epoch);
+				peers_ask_owner(host->peers, owner, uuid, OWNER_TIMEOUT_MS, &next, &next_epoch);
 		/* Between these two epochs there is no handover to the one who offers it; or the owner says itself that it is. */
 		if (ours || epoch + 1 == offer->epoch || (answered && (strcmp(next, owner) == 0 || next_epoch >= offer->epoch))) {
 			checks_add(failures, here, ERROR_PEER_NOT_OWNER, "the VM is owned by %s (epoch %llu), not by %s",

@@ -101,6 +101,7 @@ struct migration {
 	struct vm *vm;			      /* with its job held while the migration is not settled */
 	struct destination_arrival *arrival;  /* the destination's own: arrival.h */
 	bool offered;			      /* the baton was offered once: the destination may have the whole of it */
+	bool insisting;			      /* a thread of the destination tries again to record that it runs */
 	bool settling;			      /* the destination is tidying up after it has answered "running" */
 	bool guest_paused;		      /* it was paused before, and stays so after, whoever has it then */
 	pthread_t worker;

@@ -7,10 +7,12 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json.h"
 #include "base/fault.h"
 #include "base/xalloc.h"
 #include "net/socket.h"
 
+#define EPOCH_MAX ((INT64_C(1) << 53) - 1) /* as in offer.h */
 #define PEERS_IDLE_MAX 8
 #define ANSWER_LIMIT_BYTES ((size_t)1024 * 1024)
 
@@ -362,4 +364,24 @@ int peers_ask(struct http_client *client, const struct peer_question *question, 
 	if (ret_body)
 		*ret_body = take_ptr(body);
 	return 0;
+}
+
+bool peers_ask_owner(struct peers *peers, const char *name, const char *vm_uuid, int64_t timeout_ms, char **ret_owner,
+		     uint64_t *ret_epoch)
+{
+	struct http_client *client = NULL;
+	cleanup_json json_t *answer = NULL;
+	cleanup_error struct error *e = NULL;
+	cleanup_free char *path = xasprintf("/v1/peer/owner/%s", vm_uuid);
+	const char *owner = NULL;
+	int64_t epoch = 0;
+	if (peers_take(peers, name, &client, &e) < 0)
+		return false;
+	int r = http_client_request(client, "GET", path, NULL, timeout_ms, &answer, &e);
+	peers_give_back(peers, name, client, r < 0 && !http_client_answered(client));
+	if (r < 0 || json_get_string(answer, "owner", &owner, &e) < 0 || json_get_integer(answer, "epoch", 1, EPOCH_MAX, &epoch, &e) < 0)
+		return false;
+	*ret_owner = xstrdup(owner);
+	*ret_epoch = (uint64_t)epoch;
+	return true;
 }

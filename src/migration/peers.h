@@ -55,4 +55,8 @@ enum error_code peers_code_of_other(enum error_code code);
 int peers_ask(struct http_client *client, const struct peer_question *question, json_t **ret_body, bool *ret_answered,
 	      struct error **e) MUST_CHECK;
 
+/* Ask a host who owns a VM, and at which epoch. False when it does not answer, or knows nothing of the VM. */
+bool peers_ask_owner(struct peers *peers, const char *name, const char *vm_uuid, int64_t timeout_ms, char **ret_owner,
+		     uint64_t *ret_epoch);
+
 #endif

@@ -12,6 +12,7 @@
 #include "migration/arrival.h"
 
 #define ASK_TIMEOUT_MS 2000
+#define ASK_ALL_US 20000000 /* all hosts that are known here */
 
 /* ---- the request ---- */
 
@@ -67,10 +68,34 @@ static int resolve_departure(struct migration *migration, const char *owner, con
 	return 0; /* its worker sees it within a moment */
 }
 
+/* The VM may have been handed on, to a third host, by the one that is said to be fenced: whoever can be asked is asked. */
+static int resolve_ask_others(struct migration_host *host, const struct migration *migration, const char *fenced, struct error **e)
+{
+	cleanup_json json_t *peers = peers_list(host->peers);
+	const int64_t deadline_us = clock_monotonic_us() + ASK_ALL_US;
+	size_t i;
+	const json_t *peer;
+	json_array_foreach (peers, i, peer) {
+		const char *name = json_string_value(json_object_get(peer, "name"));
+		cleanup_free char *owner = NULL;
+		uint64_t epoch = 0;
+		if (strcmp(name, fenced) == 0)
+			continue;
+		if (clock_monotonic_us() > deadline_us ||
+		    !peers_ask_owner(host->peers, name, migration->vm_uuid, ASK_TIMEOUT_MS, &owner, &epoch))
+			log_warning("%s has not said that the VM is not there", name);
+		else if (strcmp(owner, name) == 0 && epoch >= migration->epoch)
+			return error_set(e, ERROR_VM_NOT_OWNER, "%s says that it owns the VM, at epoch %llu: it has moved on", name,
+					 (unsigned long long)epoch);
+	}
+	return 0;
+}
+
 int resolve_migration(struct migration_host *host, struct migration *migration, const char *owner, const char *fenced,
 		      struct error **e)
 {
-	if (resolve_check(migration, owner, fenced, e) < 0)
+	if (resolve_check(migration, owner, fenced, e) < 0 ||
+	    (strcmp(owner, host->name) == 0 && resolve_ask_others(host, migration, fenced, e) < 0))
 		return -1;
 	if (migration->role == MIGRATION_SOURCE)
 		return resolve_departure(migration, owner, fenced, e);

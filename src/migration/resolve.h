@@ -14,7 +14,8 @@
 
 /* Settle a migration that waits in doubt on this host; `owner` and `fenced` are its two hosts. At the source the migration's
  * worker does the rest, at the destination it is done when this returns. ERROR_INVALID_ARGUMENT,
- * ERROR_MIGRATION_NOT_FENCED, ERROR_MIGRATION_NOT_IN_DOUBT, ERROR_MIGRATION_ENDED. Any thread. */
+ * ERROR_MIGRATION_NOT_FENCED, ERROR_MIGRATION_NOT_IN_DOUBT, ERROR_MIGRATION_ENDED; ERROR_VM_NOT_OWNER when a third host says that
+ * the VM has moved on to it (all that are known here are asked, for 20 s at most). Any thread. */
 int resolve_migration(struct migration_host *host, struct migration *migration, const char *owner, const char *fenced,
 		      struct error **e) MUST_CHECK;
 

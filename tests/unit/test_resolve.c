@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/xalloc.h"
 #include "fakes/two_hosts.h"
@@ -183,6 +184,29 @@ static void test_what_is_demanded(void **state)
 	migration_unref(migration);
 }
 
+/* A third host has it: the one that is said to be fenced had handed it on. */
+static void test_moved_on(void **state)
+{
+	(void)state;
+	struct test_host c = {.name = "host-c", .silence_limit_ms = 60000};
+	struct vm *vm = NULL;
+	snprintf(c.folder, sizeof(c.folder), "/tmp/ferry-test-XXXXXX");
+	assert_non_null(mkdtemp(c.folder));
+	test_host_start(&c);
+	assert_int_equal(peers_add(hosts->a.host.peers, "host-c", "127.0.0.1", CONTROL_PORT, NULL), 0);
+	struct migration *migration = in_doubt("after-running");
+	assert_int_equal(inventory_lock_arriving(c.host.inventory, GUEST_UUID, GUEST_NAME, "test", &vm, NULL), 0);
+	assert_int_equal(vm_write(c.host.inventory, vm, "host-c", 3, NULL, NULL), 0);
+	inventory_unlock(c.host.inventory, vm);
+	assert_int_equal(refused_with(&hosts->a, migration, "host-a", "host-b"), ERROR_VM_NOT_OWNER);
+	/* Giving it up is right all the same. */
+	settle(&hosts->a, migration, "host-b", "host-a");
+	assert_true(wait_ended(hosts, migration));
+	migration_unref(migration);
+	test_host_stop(&c);
+	assert_int_equal(file_remove_tree(c.folder, NULL), 0);
+}
+
 static void check_not_in_doubt(void *user)
 {
 	struct migration **migration = user;
@@ -250,7 +274,7 @@ static void not_fenced(const char *journal_fails)
 {
 	wire_hook("finish", true, cut_off, NULL);
 	if (journal_fails)
-		two_hosts_fail_journal(hosts, &hosts->b, journal_fails);
+		two_hosts_fail_journal_for_good(hosts, &hosts->b, journal_fails);
 	else
 		wire_fault("finish", WIRE_LOSE_ANSWER, 1);
 	struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
@@ -439,6 +463,23 @@ static void test_to_a_destination_that_refused(void **state)
 
 /* ---- at the destination ---- */
 
+/* It cannot record that the guest runs, and nobody asks again: it tries again by itself. */
+static void test_destination_insists(void **state)
+{
+	(void)state;
+	wire_hook("finish", true, cut_off, NULL);
+	two_hosts_fail_journal(hosts, &hosts->b, "running");
+	struct migration *departure = begin_migration(&hosts->a, &hosts->b, "");
+	assert_true(wait_status(departure, MIGRATION_IN_DOUBT));
+	struct migration *migration = find_migration(&hosts->b, departure->id);
+	assert_true(wait_ended(hosts, migration));
+	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_RUNNING);
+	migration_unref(migration);
+	wire_fault("finish", WIRE_LOSE_REQUEST, 0);
+	assert_true(wait_ended(hosts, departure));
+	migration_unref(departure);
+}
+
 /* Everything has arrived and the source's host is gone: what is here may be all that is left. */
 static struct migration *loaded_and_left_alone(const char *point)
 {
@@ -609,6 +650,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_wait_is_told),
 		TEST(test_what_is_demanded),
+		TEST(test_moved_on),
 		TEST(test_not_in_doubt),
 		TEST(test_to_the_source),
 		TEST(test_not_fenced_running),
@@ -620,6 +662,7 @@ int main(void)
 		TEST(test_source_dies_settling),
 		TEST(test_no_way_back),
 		TEST(test_destination_hears_late),
+		TEST(test_destination_insists),
 		TEST(test_destination_keeps_what_it_has),
 		TEST(test_destination_goes_on),
 		TEST(test_destination_is_given_it),

@@ -113,6 +113,8 @@ static int handle(struct migration_host *host, const struct wire_message *messag
 		return destination_refuse(host, message->from, body, ret, e);
 	if (strcmp(message->message, "outcome") == 0)
 		return destination_outcome(host, message->from, message->argument, ret, e);
+	if (strcmp(message->message, "owner") == 0)
+		return destination_owner(host, message->argument, ret, e);
 	if (strcmp(message->message, "hello") == 0) {
 		*ret = json_pack("{ss ss}", "host", host->name, "journal", journal_id(host->journal));
 		return 0;

@@ -32,7 +32,7 @@ static struct {
 	struct test_host *host;
 	char crash_at[64], call_at[64], fail_state[64];
 	struct test_host *fail_host;
-	bool fail_armed;
+	bool fail_armed, fail_for_good;
 	void (*hook)(void *user);
 	void *user;
 } points = {.mutex = PTHREAD_MUTEX_INITIALIZER};
@@ -80,7 +80,7 @@ enum fault_action __wrap_fault_pass(enum fault_point passed, int64_t *ret_number
 		*points.crash_at = '\0';
 	if (fail)
 		points.fail_armed = arm;
-	if (fail && !arm)
+	if (fail && (!arm || points.fail_for_good))
 		*points.fail_state = '\0';
 	pthread_mutex_unlock(&points.mutex);
 	if (fail)
@@ -105,8 +105,15 @@ void two_hosts_fail_journal(struct two_hosts *hosts, struct test_host *host, con
 	LOCK_SCOPE(&points.mutex);
 	points.hosts = hosts;
 	points.fail_host = host;
-	points.fail_armed = false;
+	points.fail_armed = points.fail_for_good = false;
 	snprintf(points.fail_state, sizeof(points.fail_state), "%s", state);
+}
+
+void two_hosts_fail_journal_for_good(struct two_hosts *hosts, struct test_host *host, const char *state)
+{
+	two_hosts_fail_journal(hosts, host, state);
+	LOCK_SCOPE(&points.mutex);
+	points.fail_for_good = true;
 }
 
 void two_hosts_at(const char *point, void (*hook)(void *user), void *user)

@@ -52,6 +52,8 @@ void test_host_crash(struct two_hosts *hosts, struct test_host *host);
 void two_hosts_crash_at(struct two_hosts *hosts, struct test_host *host, const char *point);
 /* Writing this state of the handover into the journal fails, the next time only. */
 void two_hosts_fail_journal(struct two_hosts *hosts, struct test_host *host, const char *state);
+/* The same until that host is restarted. */
+void two_hosts_fail_journal_for_good(struct two_hosts *hosts, struct test_host *host, const char *state);
 /* Called when the point is passed, in the thread that passes it. */
 void two_hosts_at(const char *point, void (*hook)(void *user), void *user);
 
