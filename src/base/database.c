@@ -100,7 +100,7 @@ int database_open(const char *path, struct database **ret, struct error **e)
 
 	/* SQLite would make it readable for everybody; its log gets the mode of the database. (Only if it is not there: closing a
 	 * file lets go of all locks that this process has on it.) What is wrong with the path SQLite says, too. */
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int fd = *path == ':' ? -1 : open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600); /* ":memory:" is no file */
 	if (fd >= 0)
 		close(fd);
 	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
