@@ -10,9 +10,9 @@
  *	            repetition, delay without bound and old age in one. An answer, once given, may reach the asker as long as it
  *	            asks. What is asked again until it is answered is also handled by the destination's own process, so that
  *	            fairness (LIVE) guarantees it; what is only old is handled by `network`, which nobody hurries.
- *	Durable     what is written by *_STEP and SET_ROW is on disk at once; one d_step is one commit.
- *	Volatile    what KILL_FERRYD clears.
- *	Ghosts      fresh, copied, excused, refused_once: nobody reads them but the claims.
+ *	Durable     what is written by *_STEP and set_row() is on disk at once; one d_step is one commit.
+ *	Volatile    what kill_ferryd() clears.
+ *	Ghosts      fresh, copied, excused, lost, refused_once, given_away: nobody reads them but the claims (and the person).
  *
  * Bounds, all exhaustive: MIGRATIONS; KILLS (a ferryd), CRASHES (a QEMU), REBOOTS (a host), LOSSES (a journal), FAILURES (the
  * record of `running` cannot be written), DECISIONS (a person fences a host and settles a migration). Cuts of the link, aborts, and refusals of `cont` are not bounded.
@@ -69,6 +69,7 @@
 #define COMPLETED 5  /* stopped for good, all has been sent and acknowledged */
 #define INCOMING 6   /* waits for, or loads, a guest */
 #define LOADED 7     /* has loaded all; -S keeps it paused */
+#define PAUSED 8     /* whole; left to a person, see person.h */
 
 /* ---- what a source's worker is doing ---- */
 #define IDLE 0
@@ -84,7 +85,6 @@
 #define CONFIRM 10
 #define ENDED 11   /* says that it has ended; not durable yet */
 #define RETRY 12   /* ended; goes on telling the destination to refuse */
-#define GIVE_UP 13 /* a person has settled it for this side: its QEMU has been ended */
 
 /* ---- what the destination is in the middle of, under the migration's mutex ---- */
 #define START 1	    /* prepared is durable, QEMU is about to be started */
@@ -94,7 +94,6 @@
 #define GIVE_BACK 5 /* proof that the guest never ran */
 #define END 6	    /* refusing: QEMU is to be ended */
 #define REFUSE 7    /* refusing: QEMU is gone */
-#define OWN 8	    /* settled for this side by a person: QEMU, whose memory nobody vouches for, has been ended */
 
 /* Hosts, by number. Owners are hosts plus one: 0 is a VM that the journal does not know. */
 bit up[2] = 1;
@@ -110,9 +109,11 @@ bit from[MIGRATIONS];
 byte migration_epoch[MIGRATIONS];
 byte source[MIGRATIONS], destination[MIGRATIONS];
 bit ended[MIGRATIONS];
+bit told[MIGRATIONS]; /* the destination has heard how it ended: nothing is owed to it */
 bit destination_journal[MIGRATIONS], source_journal[MIGRATIONS]; /* as each side heard it of the other */
 /* Volatile. */
 byte worker[MIGRATIONS], deciding[MIGRATIONS];
+bit resolved[MIGRATIONS]; /* a person has settled it at the source; afterwards the VM's epoch tells */
 bit checked[MIGRATIONS];  /* the destination has checked it, and would prepare it */
 bit new_here[MIGRATIONS]; /* the destination did not know the VM before */
 /* Messages that were ever sent, answers that were ever given. */
@@ -128,11 +129,10 @@ bit calm; /* no fault and no old message any more */
 #endif
 byte kills = KILLS, crashes = CRASHES, reboots = REBOOTS, losses = LOSSES, failures = FAILURES;
 #if DECISIONS
-/* What a person has settled; the host that was told repeats it to the other until that one has answered. */
 byte decisions = DECISIONS;
-byte fenced_for;       /* the migration that a host was fenced for */
-byte settled_migration; /* plus one; 0: nothing yet */
-bit settled_at, settled_owner, settled_with_memory, settled_heard;
+byte fenced_for;      /* the migration that a host was fenced for */
+bit somebody_decided;
+bit ours_sent[MIGRATIONS], theirs_sent[MIGRATIONS]; /* the news to the destination, ever */
 #endif
 
 /* Ghosts. */
@@ -141,18 +141,26 @@ bit copied[MIGRATIONS];	 /* what was sent is the guest's latest state */
 bit excused;		 /* a journal was lost with the only word of who owns the VM */
 bit lost[2];
 bit refused_once[MIGRATIONS];
+bit given_away[MIGRATIONS]; /* by a person, at the source */
 
 #define OTHER(h) (1 - (h))
 #define TO(m) (1 - from[m])
 #define IS_RUNNING(h) (qemu[h] == RUN || qemu[h] == COPY)
-#define IS_WHOLE(h) (IS_RUNNING(h) || qemu[h] == PRE || qemu[h] == DEVICE || qemu[h] == COMPLETED || qemu[h] == LOADED)
+#define IS_WHOLE(h) (IS_RUNNING(h) || qemu[h] == PRE || qemu[h] == DEVICE || qemu[h] == COMPLETED || qemu[h] == LOADED || qemu[h] == PAUSED)
 
-#if DECISIONS
-#define SETTLED(m) (settled_migration == (m) + 1)
-#define BEING_TOLD (settled_migration != 0 && !settled_heard)
+/* Above the epoch that was offered: what was said before does not count any more. */
+#ifdef MUTILATE_NO_EPOCH
+#define SETTLED_EPOCH(m) migration_epoch[m]
 #else
-#define BEING_TOLD false
-#define SETTLED(m) false
+#define SETTLED_EPOCH(m) (migration_epoch[m] + 1)
+#endif
+#define SETTLED(m) given_away[m]
+#if MIGRATIONS > 2
+#define BEING_TOLD (SETTLED(0) && !told[0] || SETTLED(1) && !told[1] || SETTLED(2) && !told[2])
+#elif MIGRATIONS > 1
+#define BEING_TOLD (SETTLED(0) && !told[0] || SETTLED(1) && !told[1])
+#else
+#define BEING_TOLD (SETTLED(0) && !told[0])
 #endif
 
 inline set_row(h, new_owner, new_epoch)
@@ -257,12 +265,14 @@ proctype qemu_process(bit h)
 
 /* ---- the source ---- */
 
+/* cleanup_pending is kept with the end: what is owed to the destination is told until it has heard, also by a later ferryd. */
 inline source_ends(m)
 {
 	ended[m] = 1;
 	job[from[m]] = 0;
+	told[m] = told[m] || (source[m] == HOLDS && answered_refused[m] || source[m] == RELEASED && !resolved[m]);
 	if
-	:: source[m] == HOLDS && !answered_refused[m] -> worker[m] = RETRY
+	:: !told[m] -> worker[m] = RETRY
 	:: else -> worker[m] = IDLE
 	fi
 }
@@ -284,6 +294,12 @@ inline begin(m, h)
 
 #define PREDECESSOR_BEGUN(m) ((m) == 0 || begun[((m) + MIGRATIONS - 1) % MIGRATIONS])
 #define CAN_BEGIN(m, h) (!begun[m] && PREDECESSOR_BEGUN(m) && up[h] && up[OTHER(h)] && job[h] == 0 && owner[h] == (h) + 1 && qemu[h] == RUN)
+
+#ifdef MUTILATE_RESOLVE_RESUMES_SOURCE
+#define LEFT_PAUSED(m) false
+#else
+#define LEFT_PAUSED(m) (resolved[m])
+#endif
 
 proctype source_side(byte m)
 {
@@ -333,22 +349,32 @@ proctype source_side(byte m)
 		check() }
 	:: d_step { worker[m] == TAKE_BACK ->
 		if
-		:: source[m] == OFFERED -> SOURCE_STEP(m, OFFERED, HOLDS)
+		:: source[m] == OFFERED ->
+			SOURCE_STEP(m, OFFERED, HOLDS)
+			if
+			:: resolved[m] -> set_row(from[m], from[m] + 1, SETTLED_EPOCH(m))
+			:: else
+			fi
 		:: else
 		fi;
 		worker[m] = RESUME;
 		check() }
 	:: d_step { worker[m] == RESUME ->
 		if
-		:: qemu[from[m]] == COMPLETED -> run_at(from[m])
+		:: qemu[from[m]] == COMPLETED && !LEFT_PAUSED(m) -> run_at(from[m])
+		:: qemu[from[m]] == COMPLETED && LEFT_PAUSED(m) -> qemu[from[m]] = PAUSED
 		:: else
 		fi;
+#if DECISIONS
+		theirs_sent[m] = theirs_sent[m] || resolved[m];
+#endif
 		refuse_sent[m] = 1;
 		worker[m] = TELL;
 		check() }
 	:: d_step { worker[m] == TELL -> worker[m] = ENDED; check() } /* answered or not */
 	:: d_step { worker[m] == ENDED -> source_ends(m); check() }
-	:: d_step { worker[m] == RETRY && (answered_refused[m] || answered_running[m] || destination_journal[m] != journal[TO(m)]) -> worker[m] = IDLE; check() }
+	:: d_step { worker[m] == RETRY && (answered_refused[m] && source[m] == HOLDS || told[m] || destination_journal[m] != journal[TO(m)]) ->
+		told[m] = 1; worker[m] = IDLE; check() }
 
 	/* finish, or refuse where that is all that may still be asked: again and again, until the destination has decided */
 	:: d_step { (worker[m] == ASK_FINISH || worker[m] == ASK_REFUSE) && answered_running[m] ->
@@ -367,7 +393,13 @@ proctype source_side(byte m)
 		worker[m] = CONFIRM;
 		check() }
 #endif
-	:: d_step { worker[m] == CONFIRM -> qemu_gone(from[m]); worker[m] = ENDED; check() }
+	:: d_step { worker[m] == CONFIRM ->
+		qemu_gone(from[m]);
+#if DECISIONS
+		ours_sent[m] = ours_sent[m] || resolved[m];
+#endif
+		worker[m] = ENDED;
+		check() }
 	od
 }
 
@@ -384,7 +416,11 @@ inline handle_prepare(m)
 {
 	DESTINATION_STEP(m, NONE, PREPARED)
 	new_here[m] = (epoch[TO(m)] == 0);
-	set_row(TO(m), from[m] + 1, migration_epoch[m] - 1);
+	/* An offer teaches nothing about a VM that is known; of one that is new here, whose it is. */
+	if
+	:: epoch[TO(m)] == 0 -> set_row(TO(m), from[m] + 1, 1)
+	:: else
+	fi;
 	source_journal[m] = journal[from[m]];
 	checked[m] = 0;
 	job[TO(m)] = m + 1;
@@ -463,21 +499,23 @@ inline refuse_alone(m)
 	deciding[m] = END
 }
 
+/* A person has given the VM to this host. */
+#define SETTLED_ABOVE(m) (epoch[TO(m)] > migration_epoch[m])
 /* cont: QEMU does as it is told, or refuses, which is the proof that the guest never ran. */
+#ifdef MUTILATE_RESOLVE_RUNS_DESTINATION
+#define STAYS_PAUSED(m) false
+#else
+#define STAYS_PAUSED(m) SETTLED_ABOVE(m)
+#endif
 inline cont(m)
 {
 	if
-	:: qemu[TO(m)] == LOADED -> run_at(TO(m))
+	:: qemu[TO(m)] == LOADED && !STAYS_PAUSED(m) -> run_at(TO(m))
+	:: qemu[TO(m)] == LOADED && STAYS_PAUSED(m) -> qemu[TO(m)] = PAUSED
 	:: else
 	fi;
 	deciding[m] = RAN
 }
-
-#ifdef MUTILATE_SETTLED_IS_GIVEN_BACK
-#define SETTLED_ABOVE(m) false
-#else
-#define SETTLED_ABOVE(m) (epoch[TO(m)] > migration_epoch[m])
-#endif
 
 proctype destination_side(byte m)
 {
@@ -527,7 +565,7 @@ proctype destination_side(byte m)
 		DESTINATION_STEP(m, PREPARED, REFUSED)
 		if
 		:: new_here[m] -> set_row(TO(m), 0, 0)
-		:: else -> set_row(TO(m), from[m] + 1, migration_epoch[m] - 1)
+		:: else
 		fi;
 		new_here[m] = 0;
 		deciding[m] = IDLE;
@@ -536,7 +574,7 @@ proctype destination_side(byte m)
 
 	/* the watch over a prepared machine */
 	:: d_step { READY(m) && destination[m] == PREPARED && qemu[TO(m)] == GONE -> deciding[m] = REFUSE; check() }
-#ifndef MUTILATE_DESTINATION_DOES_NOT_ASK
+#ifndef MUTILATE_NOBODY_ASKS
 	:: d_step { READY(m) && destination[m] == PREPARED && qemu[TO(m)] != GONE && SOURCE_SAYS_ENDED(m) ->
 		if
 		:: source[m] == NONE -> refuse_alone(m)
@@ -544,7 +582,7 @@ proctype destination_side(byte m)
 		fi;
 		check() }
 #endif
-	:: d_step { READY(m) && destination[m] == PREPARED && qemu[TO(m)] == INCOMING && !up[from[m]] -> refuse_alone(m); check() }
+	:: d_step { READY(m) && destination[m] == PREPARED && qemu[TO(m)] == INCOMING && (!up[from[m]] || source[m] == NONE) -> refuse_alone(m); check() }
 	od
 }
 
@@ -571,7 +609,7 @@ proctype network(byte m)
 inline forget_volatile(h, m)
 {
 	if
-	:: begun[m] && from[m] == h -> worker[m] = IDLE
+	:: begun[m] && from[m] == h -> worker[m] = IDLE; resolved[m] = resolved[m] && ended[m]
 	:: begun[m] && from[m] != h -> deciding[m] = IDLE; checked[m] = 0; new_here[m] = 0
 	:: else
 	fi
@@ -594,9 +632,15 @@ inline kill_ferryd(h)
 inline recover(h, m)
 {
 	if
+#ifndef MUTILATE_NOBODY_ASKS
+	:: begun[m] && from[m] == h && source[m] != NONE && ended[m] && !told[m] -> worker[m] = RETRY
+#endif
 	:: begun[m] && from[m] == h && source[m] != NONE && !ended[m] ->
 		CLAIM("one job a VM", job[h] == 0)
 		job[h] = m + 1;
+#ifndef MUTILATE_RESOLUTION_IS_FORGOTTEN
+		resolved[m] = (epoch[h] >= SETTLED_EPOCH(m));
+#endif
 		if
 		:: source[m] == RELEASED -> worker[m] = CONFIRM
 #ifdef MUTILATE_FINISH_AFTER_QEMU_DIED
@@ -625,7 +669,7 @@ inline recover(h, m)
 inline lose_rows(h, m)
 {
 	if
-	:: begun[m] && from[m] == h -> source[m] = NONE; ended[m] = 0
+	:: begun[m] && from[m] == h -> source[m] = NONE; ended[m] = 0; told[m] = 0
 	:: begun[m] && from[m] != h -> destination[m] = NONE; refused_once[m] = 0
 	:: else
 	fi
@@ -695,21 +739,32 @@ proctype fate(bit h)
 /*
  * Once faults have ceased and both ferryds answer (calm), only what somebody still works on or still asks can move. That must
  * bring every migration to its end, whatever the order: pan finds no cycle (so nothing goes on for ever), and where nothing can
- * move any more, all of them have ended. What is left waiting is in doubt, which takes a lost journal.
+ * move any more, all of them have ended. What is left waiting is in doubt, which takes a lost journal of the other side.
  */
-#define IN_DOUBT (lost[0] || lost[1])
 #define SOURCE_RESTS(m) (worker[m] == IDLE && (source[m] == NONE || ended[m]))
 #define DESTINATION_RESTS(m) (deciding[m] == IDLE && destination[m] != PREPARED && destination[m] != TAKEN)
-#if MIGRATIONS > 2
-#define ALL_REST (SOURCE_RESTS(0) && DESTINATION_RESTS(0) && SOURCE_RESTS(1) && DESTINATION_RESTS(1) && SOURCE_RESTS(2) && DESTINATION_RESTS(2))
-#elif MIGRATIONS > 1
-#define ALL_REST (SOURCE_RESTS(0) && DESTINATION_RESTS(0) && SOURCE_RESTS(1) && DESTINATION_RESTS(1))
-#else
-#define ALL_REST (SOURCE_RESTS(0) && DESTINATION_RESTS(0))
-#endif
+/* Waiting for a word that nobody can give any more. */
+#define SOURCE_IN_DOUBT(m) (lost[TO(m)] && (worker[m] == ASK_FINISH || worker[m] == ASK_REFUSE))
+#define DESTINATION_IN_DOUBT(m) (lost[from[m]] && deciding[m] == IDLE && destination[m] == PREPARED && qemu[TO(m)] == LOADED)
+
+inline check_rest(m)
+{
+	CLAIM("every migration ends", SOURCE_RESTS(m) && DESTINATION_RESTS(m) || lost[0] || lost[1])
+	CLAIM("nothing but in-doubt waits", (SOURCE_RESTS(m) || SOURCE_IN_DOUBT(m)) && (DESTINATION_RESTS(m) || DESTINATION_IN_DOUBT(m)))
+}
+
 proctype end_of_all()
 {
-end:	d_step { timeout -> CLAIM("every migration ends", up[0] && up[1] && (ALL_REST || IN_DOUBT)) }
+end:	d_step { timeout ->
+		check_rest(0);
+#if MIGRATIONS > 1
+		check_rest(1);
+#endif
+#if MIGRATIONS > 2
+		check_rest(2);
+#endif
+		CLAIM("every ferryd comes back", up[0] && up[1])
+	}
 }
 #endif
 
@@ -725,7 +780,10 @@ init
 		for (i : 0 .. 1) {
 			run qemu_process(i);
 			run host(i);
-			run fate(i)
+			run fate(i);
+#if DECISIONS
+			run paused_guest(i)
+#endif
 		}
 		for (i : 0 .. MIGRATIONS - 1) {
 			run source_side(i);
