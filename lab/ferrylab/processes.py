@@ -18,14 +18,14 @@ from dataclasses import dataclass
 NAMESPACE_KINDS = ("net", "mnt", "uts")
 
 
-def start_time(pid):
-    """Clock ticks since boot, or None for a process that is gone or dead and not yet reaped."""
+def start_time(pid, dead=False):
+    """Clock ticks since boot, or None for a process that is gone, or (unless dead) dead and not yet reaped."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if fields[0] in "ZX" and not dead else int(fields[19])
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,16 @@ class Process:
             os.close(descriptor)
 
     def wait(self, timeout):
-        """True once it has ended, reaped or not."""
-        descriptor = self._pidfd()
+        """True once it has ended, reaped or not. That its first thread is dead is not the end: as long as another one is
+        not, files are open and locks held."""
         ended = True
-        if descriptor is not None:
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        if start_time(self.pid, dead=True) != self.start:
+            os.close(descriptor)
+        else:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             ended = bool(poll.poll(timeout * 1000))
