@@ -16,6 +16,7 @@ from field import FORGETFUL, Refused, Wrong
 
 DELAY_MS = 1500
 MOMENT_S = 0.33
+LINGER_S = 0.05
 MAX_DOWNTIME_MS = 1500  # a busy machine must not fail a move; what is cut is noticed when it is over
 DEADLINE_MS = 15000  # of a copy that may stand still; nothing else would end it
 ABORT_GAP_MS = 300  # for the request to be made in
@@ -111,6 +112,8 @@ class Trial:
         self.arm("stop" if stopped else "kill")
         self.begin()
         self.field.await_ferryd(self.here, stopped)
+        if stopped:
+            time.sleep(LINGER_S)  # a guest that runs too early has the time to be noticed
 
     def kill_at(self, victim):
         if victim == self.here:
