@@ -28,6 +28,8 @@
 #endif
 #include "base/xalloc.h"
 
+#define OPEN_PATIENCE_MS 1000
+
 struct database {
 	sqlite3 *sqlite;
 	pthread_mutex_t mutex;
@@ -114,6 +116,8 @@ int database_open(const char *path, struct database **ret, struct error **e)
 		database_close(db);
 		return -1;
 	}
+	/* One that was killed lets go of its locks only when its last thread has ended. */
+	sqlite3_busy_timeout(db->sqlite, OPEN_PATIENCE_MS);
 	/* EXCLUSIVE: a second ferryd on the same journal must fail, not share it; it also keeps the WAL index in memory. */
 	if (database_execute(db,
 			     "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
