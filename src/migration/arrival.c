@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What becomes of an arriving VM: watched while it is prepared, then taken or refused; see arrival.h, and destination.c
- * for the messages that decide it.
+ * What becomes of an arriving VM: taken, refused, or given away by a person; see arrival.h, destination.c for the messages
+ * that decide it, and arrival_watch.c for the time before.
  */
 #include "migration/arrival.h"
 
@@ -13,10 +13,7 @@
 #include "base/log.h"
 #include "base/xalloc.h"
 
-#define ASK_SOURCE_PERIOD_MAX_US 2000000 /* while it stays silent */
-#define WATCH_PERIOD_US 500000
-#define RECORD_AGAIN_MS 1000
-#define REFUSE_AGAIN_MS 1000 /* when the journal could not be written */
+#define RECORD_AGAIN_MS 1000 /* when the journal could not be written */
 #define LOAD_TIMEOUT_US 20000000 /* one try; the source asks again */
 
 void arrival_free(struct destination_arrival *arrival)
@@ -48,21 +45,6 @@ void arrival_end(struct migration_host *host, struct migration *migration, enum 
 	migration_set_status(migration, status);
 	if (journal_keep_view(host->journal, migration, &e) < 0)
 		log_failure(LOG_LEVEL_WARNING, "cannot keep the result", e);
-}
-
-static void arrival_unwatch(struct migration_host *host, struct migration *migration)
-{
-	struct destination_arrival *arrival = migration->arrival;
-	if (!arrival || !arrival->watched)
-		return;
-	arrival->watched = false;
-	if (pthread_equal(pthread_self(), arrival->watcher)) { /* the watcher itself refuses; it ends right after */
-		pthread_detach(pthread_self());
-		return;
-	}
-	__atomic_store_n(&arrival->watch_ends, true, __ATOMIC_RELEASE);
-	inventory_driver(host->inventory)->nudge(migration->vm->machine);
-	pthread_join(arrival->watcher, NULL); /* it takes `work` only by trying */
 }
 
 /* prepared -> refused or taken -> refused: end the machine, then say so durably, then let the VM go. When the guest
@@ -169,197 +151,6 @@ int arrival_cede(struct migration_host *host, struct migration *migration, uint6
 	migration_set_reason(migration, ERROR_MIGRATION_RESOLVED, "a person has settled that the source owns the VM");
 	arrival_end(host, migration, MIGRATION_ROLLED_BACK);
 	return 0;
-}
-
-/* ---- the watch over a prepared machine ---- */
-
-/* What the source says of this migration when nothing was heard of it for a while. */
-enum source_word {
-	SOURCE_WORKS,	  /* it will go on with it */
-	SOURCE_GAVE_UP,	  /* it has the VM */
-	SOURCE_GAVE_AWAY, /* a person has given the VM to us */
-	SOURCE_SILENT,	  /* no answer, or one that proves nothing */
-};
-
-/* It does not know the migration. That means something only if its journal is the one that it began it with. */
-static enum source_word source_knows_nothing(const struct migration_host *host, struct http_client *client,
-					     const struct migration *migration, struct error **e)
-{
-	cleanup_json json_t *answer = NULL;
-	const char *journal = NULL;
-	if (http_client_request(client, "GET", "/v1/peer/hello", NULL, host->outcome_timeout_ms, &answer, e) < 0 ||
-	    json_get_string(answer, "journal", &journal, e) < 0)
-		return SOURCE_SILENT;
-	if (strcmp(journal, migration->peer_journal_id) == 0)
-		return SOURCE_GAVE_UP;
-	error_set(e, ERROR_MIGRATION_IN_DOUBT, "%s has lost the journal that it began the migration with", migration->source);
-	return SOURCE_SILENT;
-}
-
-static enum source_word ask_source(struct migration_host *host, struct migration *migration, struct error **e)
-{
-	cleanup_json json_t *answer = NULL;
-	struct http_client *client = NULL;
-	if (peers_take(host->peers, migration->source, &client, e) < 0)
-		return SOURCE_SILENT;
-	struct error *problem = NULL;
-	enum source_word word = SOURCE_SILENT;
-	const char *state = NULL;
-	const struct peer_question question = {PEER_OUTCOME, migration->source, migration->id, NULL, host->outcome_timeout_ms};
-	if (peers_ask(client, &question, &answer, NULL, &problem) == 0 &&
-	    json_get_string(answer, "state", &state, &problem) == 0)
-		word = strcmp(state, handover_state_name(HANDOVER_RELEASED)) == 0 ? SOURCE_GAVE_AWAY
-		       : json_is_true(json_object_get(answer, "ended"))		  ? SOURCE_GAVE_UP
-										  : SOURCE_WORKS;
-	else if (problem->code == ERROR_MIGRATION_NOT_FOUND) {
-		error_free(take_ptr(problem));
-		word = source_knows_nothing(host, client, migration, &problem);
-	}
-	bool broken = problem && !http_client_answered(client);
-	peers_give_back(host->peers, migration->source, client, broken);
-	if (problem)
-		error_move(e, problem);
-	return word;
-}
-
-struct watch {
-	struct migration_host *host;
-	struct migration *migration;
-	enum error_code refusal_code; /* what is to be refused with, when that has failed */
-	char *refusal;
-};
-
-/* Refuse, `work` held. The machine may be gone after this although the refusal could not be recorded (a full disk): then the
- * watcher tries again, see watch_main(). */
-static void watch_refuse(struct watch *watch, enum error_code code, const char *why)
-{
-	cleanup_error struct error *e = NULL;
-	if (arrival_refuse(watch->host, watch->migration, code, why, &e) == 0)
-		return;
-	log_failure(LOG_LEVEL_ERROR, "refusing", e);
-	watch->refusal_code = code;
-	free(watch->refusal);
-	watch->refusal = xstrdup(why);
-}
-
-/* One look, `work` held. Returns false when there is nothing to watch any more. */
-static bool watch_look(struct watch *watch, const struct machine_state *state)
-{
-	struct migration *migration = watch->migration;
-	if (migration->handover != HANDOVER_PREPARED)
-		return false;
-	if (state->run != MACHINE_GONE)
-		return true;
-	cleanup_free char *words = inventory_driver(watch->host->inventory)->last_words(migration->vm->machine);
-	cleanup_free char *why = xasprintf("the destination's QEMU ended: %s", words);
-	watch_refuse(watch, ERROR_QEMU_GONE, why);
-	return false;
-}
-
-/* `work` is held and it is still only prepared. Returns whether there still is something to watch. */
-static bool watch_decide(struct watch *watch, enum source_word word, bool loaded, const struct error *silence)
-{
-	struct migration_host *host = watch->host;
-	struct migration *migration = watch->migration;
-	cleanup_error struct error *e = NULL;
-	int r = 0;
-	if (word == SOURCE_WORKS || (word == SOURCE_GAVE_AWAY && !loaded)) {
-		migration->arrival->heard_us = clock_monotonic_us();
-		if (migration_in_doubt(migration)) {
-			migration_clear_doubt(migration);
-			migration_set_status(migration, MIGRATION_COPYING);
-		}
-		return true;
-	}
-	if (word == SOURCE_SILENT && loaded) {
-		/* What is here may be all that is left of the guest, and the source may be about to ask us to run it. */
-		migration_set_in_doubt(migration, migration->source, "whether it still has the VM", silence);
-		return true;
-	}
-	if (word == SOURCE_GAVE_AWAY) {
-		r = arrival_take_settled(host, migration, &e);
-		if (r < 0)
-			log_failure(LOG_LEVEL_ERROR, "taking over", e);
-		return migration->handover == HANDOVER_PREPARED && migration->arrival && migration->arrival->watched;
-	}
-	watch_refuse(watch, word == SOURCE_GAVE_UP ? ERROR_CANCELLED : ERROR_PEER_UNREACHABLE,
-		     word == SOURCE_GAVE_UP ? "the source has given the migration up" : "the source does not answer");
-	return false;
-}
-
-/* Nothing was heard for too long: ask, without holding `work`, and do what follows from the answer, or the silence. */
-static bool watch_silence(struct watch *watch, const struct machine_state *state)
-{
-	struct migration *migration = watch->migration;
-	cleanup_error struct error *silence = NULL;
-	enum source_word word = ask_source(watch->host, migration, &silence);
-	bool loaded = state->run == MACHINE_INCOMING && state->move == MOVE_COMPLETED;
-	if (pthread_mutex_trylock(&migration->work) != 0)
-		return true; /* a message of the source is being answered just now */
-	bool go_on = migration->handover == HANDOVER_PREPARED && watch_decide(watch, word, loaded, silence);
-	pthread_mutex_unlock(&migration->work);
-	return go_on;
-}
-
-static int64_t ask_period_us(const struct migration_host *host)
-{
-	int64_t limit_us = host->silence_limit_ms * 1000;
-	return limit_us < ASK_SOURCE_PERIOD_MAX_US ? limit_us : ASK_SOURCE_PERIOD_MAX_US;
-}
-
-static void *watch_main(void *user)
-{
-	struct watch *watch = user;
-	struct migration_host *host = watch->host;
-	struct migration *migration = watch->migration;
-	struct destination_arrival *arrival =
-		migration->arrival; /* lives as long as the watch does, see arrival_unwatch() */
-	const struct vm_driver *driver = inventory_driver(host->inventory);
-	struct machine *machine = migration->vm->machine;
-	int64_t next_question_us = 0;
-	log_context_set(migration->id, migration->vm_name);
-	for (;;) {
-		struct machine_state state;
-		driver->state(machine, &state);
-		if (__atomic_load_n(&arrival->watch_ends, __ATOMIC_ACQUIRE) || migration_host_stopping(host))
-			break;
-		if (pthread_mutex_trylock(&migration->work) == 0) {
-			int64_t silent_ms = (clock_monotonic_us() - arrival->heard_us) / 1000;
-			bool go_on = watch_look(watch, &state);
-			pthread_mutex_unlock(&migration->work);
-			if (!go_on)
-				break;
-			int64_t now_us = clock_monotonic_us();
-			if (silent_ms > host->silence_limit_ms && now_us >= next_question_us) {
-				if (!watch_silence(watch, &state))
-					break;
-				next_question_us = clock_monotonic_us() + ask_period_us(host);
-			}
-		}
-		int64_t period_us = ask_period_us(host) < WATCH_PERIOD_US ? ask_period_us(host) : WATCH_PERIOD_US;
-		(void)driver->wait_change(machine, state.change, clock_monotonic_us() + period_us);
-	}
-	while (watch->refusal && !migration_host_wait_stopping(host, REFUSE_AGAIN_MS)) {
-		cleanup_free char *why = take_ptr(watch->refusal);
-		pthread_mutex_lock(&migration->work);
-		if (migration->handover == HANDOVER_PREPARED)
-			watch_refuse(watch, watch->refusal_code, why);
-		pthread_mutex_unlock(&migration->work);
-	}
-	free(watch->refusal);
-	free(watch);
-	migration_unref(migration);
-	migration_host_worker_done(host);
-	return NULL;
-}
-
-void arrival_watch(struct migration_host *host, struct migration *migration)
-{
-	struct watch *watch = xcalloc(1, sizeof(*watch));
-	watch->host = host;
-	watch->migration = migration_ref(migration);
-	migration->arrival->watched = true;
-	migration_host_start_worker(host, watch_main, watch, &migration->arrival->watcher);
 }
 
 /* ---- finish; `work` is held ---- */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An arriving VM at the destination, and what can be done with it. Between destination.c (the messages) and arrival.c
- * only. All of it is called with the migration's `work` mutex held, but for the watcher's own thread, which takes it by
- * trying.
+ * An arriving VM at the destination, and what can be done with it. Between destination.c (the messages), resolve.c (a person's
+ * word), arrival.c and arrival_watch.c only. All of it is called with the migration's `work` mutex held; the watcher's own
+ * thread takes it by trying.
  */
 #ifndef FERRY_MIGRATION_ARRIVAL_H
 #define FERRY_MIGRATION_ARRIVAL_H
@@ -38,6 +38,8 @@ void arrival_forget_checked(struct migration_host *host, struct migration *migra
 /* Look after a prepared machine: if it ends, or nothing is heard of the source for too long and it does not answer a
  * question either, refuse. */
 void arrival_watch(struct migration_host *host, struct migration *migration);
+/* End that, and wait for it; before the machine is ended or lives on as the VM's. Also by the watcher itself. */
+void arrival_unwatch(struct migration_host *host, struct migration *migration);
 /* To refused (from prepared, from none, or, with proof that the guest never ran, from taken): the machine is ended
  * first, then it is said durably, then the VM is let go. */
 int arrival_refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why,
