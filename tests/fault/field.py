@@ -21,8 +21,8 @@ from moves import Pair, Refused  # noqa: E402
 from ferrylab import disk  # noqa: E402
 from sampler import Sampler  # noqa: E402
 
-# Short, as everything that is awaited here is a time-out of the other side.
-TIMEOUTS = {"silence_limit": 1, "finish_timeout": 2, "check_timeout": 2, "prepare_timeout": 3, "refuse_timeout": 2,
+# Short, as what is awaited here is mostly a time-out of the other side; not so short that a busy machine runs into them.
+TIMEOUTS = {"silence_limit": 1, "finish_timeout": 2, "check_timeout": 5, "prepare_timeout": 10, "refuse_timeout": 2,
             "outcome_timeout": 1, "check_lifetime": 3, "retry_limit": 1}
 PATIENCE = 40
 POLL_S = 0.003
