@@ -23,7 +23,7 @@ from sampler import Sampler  # noqa: E402
 
 # Short, as what is awaited here is mostly a time-out of the other side; not so short that a busy machine runs into them.
 TIMEOUTS = {"silence_limit": 1, "finish_timeout": 2, "check_timeout": 5, "prepare_timeout": 10, "refuse_timeout": 2,
-            "outcome_timeout": 1, "check_lifetime": 3, "retry_limit": 1}
+            "outcome_timeout": 1, "check_lifetime": 5, "retry_limit": 1}
 PATIENCE = 40
 POLL_S = 0.003
 READS = 3  # of a disk that is being written: a slot may be caught half written, but not again and again
