@@ -84,8 +84,10 @@ RULES = (
     rule("destination-dies-on-the-way-back", BACK, "destination-ferryd destination-power", CANCELLED,
          "the source runs its VM again and tells the next ferryd later"),
     # ---- one of them stands still ----
-    rule("source-stands-still-unrecorded", "check", "source-stall", COMPLETED, "the destination keeps what it reserved long enough"),
-    rule("source-stands-still", "begun", "source-stall", COMPLETED, "nothing is prepared that could be given up"),
+    rule("source-stands-still-unrecorded", "check", "source-stall", (COMPLETED, FAILED),
+         "failed, if the destination had been asked and has let go by then of what it had reserved"),
+    rule("source-stands-still", "begun", "source-stall", (FAILED, ROLLED_BACK),
+         "the destination has let go of what it had reserved, or has prepared, asked, got no answer, and refused"),
     rule("source-stands-still-prepared", "prepared copying offered", "source-stall", (ROLLED_BACK, FAILED),
          "the destination asks, gets no answer, and refuses: the copy fails"),
     rule("source-stands-still-in-the-switch", "switching", "source-stall", (COMPLETED, ROLLED_BACK),
