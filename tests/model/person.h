@@ -23,8 +23,11 @@ inline fence(m, h)
 
 #ifdef MUTILATE_INHERIT_ONLY_WHAT_IS_KNOWN
 #define CAN_INHERIT(m) (epoch[TO(m)] > 0 && epoch[TO(m)] < SETTLED_EPOCH(m))
-#else
+#elif defined(MUTILATE_INHERIT_WITH_ANOTHER_JOURNAL)
 #define CAN_INHERIT(m) (epoch[TO(m)] < SETTLED_EPOCH(m))
+#else
+/* A host that has lost its journal since cannot tell whether the VM has moved on. */
+#define CAN_INHERIT(m) (epoch[TO(m)] < SETTLED_EPOCH(m) && journal[TO(m)] == destination_journal[m])
 #endif
 
 /* The news of it at the destination: `finish`, resolved. */
@@ -39,7 +42,12 @@ inline hear_ours(m)
 	:: destination[m] == TAKEN -> deciding[m] = CONT_AGAIN
 	/* Too late for the guest's memory, not for the VM: the source has let go. */
 	:: (destination[m] == REFUSED || destination[m] == RUNNING) && CAN_INHERIT(m) -> set_row(TO(m), TO(m) + 1, SETTLED_EPOCH(m)); told[m] = 1
-	:: (destination[m] == REFUSED || destination[m] == RUNNING || destination[m] == NONE) && !CAN_INHERIT(m) -> told[m] = 1
+	:: (destination[m] == REFUSED || destination[m] == RUNNING || destination[m] == NONE) && !CAN_INHERIT(m) ->
+		told[m] = 1;
+		if /* it must be defined anew there */
+		:: lost[TO(m)] -> excused = 1
+		:: else
+		fi
 	:: else
 	fi
 }

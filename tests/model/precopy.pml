@@ -374,7 +374,13 @@ proctype source_side(byte m)
 	:: d_step { worker[m] == TELL -> worker[m] = ENDED; check() } /* answered or not */
 	:: d_step { worker[m] == ENDED -> source_ends(m); check() }
 	:: d_step { worker[m] == RETRY && (answered_refused[m] && source[m] == HOLDS || told[m] || destination_journal[m] != journal[TO(m)]) ->
-		told[m] = 1; worker[m] = IDLE; check() }
+		if /* given by a person to a host that has lost its journal: there is nothing that could be told, the person must define it anew */
+		:: source[m] == RELEASED && !told[m] && destination_journal[m] != journal[TO(m)] -> excused = 1
+		:: else
+		fi;
+		told[m] = 1;
+		worker[m] = IDLE;
+		check() }
 
 	/* finish, or refuse where that is all that may still be asked: again and again, until the destination has decided */
 	:: d_step { (worker[m] == ASK_FINISH || worker[m] == ASK_REFUSE) && answered_running[m] ->
