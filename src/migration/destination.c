@@ -131,18 +131,27 @@ static void refuse_if_superseded(void *user, struct migration *migration)
 	pthread_mutex_unlock(&migration->work);
 }
 
+/* A check may come again as long as nothing has followed it. */
+static int check_goes_on(struct migration_host *host, const char *id, struct error **e)
+{
+	struct migration *migration = NULL;
+	if (migration_find(host->migrations, id, &migration, NULL) < 0)
+		return 0;
+	pthread_mutex_lock(&migration->mutex);
+	bool only_checked = migration->role == MIGRATION_DESTINATION && migration->handover == HANDOVER_NONE;
+	pthread_mutex_unlock(&migration->mutex);
+	migration_unref(migration);
+	return only_checked ? 0 : error_set(e, ERROR_PEER_STALE, "migration %s is known here already", id);
+}
+
 int destination_check(struct migration_host *host, const char *caller, const json_t *body, json_t **ret,
 		      struct error **e)
 {
 	struct offer offer = {0};
 	if (parse_offer_of(caller, body, &offer, e) < 0)
 		return -1;
-	struct superseding superseding = {host, &offer};
-	migration_list_each(host->migrations, refuse_if_superseded, &superseding);
 	struct migration *migration = NULL;
-	if (migration_find(host->migrations, offer.migration_id, &migration, NULL) == 0) {
-		migration_unref(migration);
-		error_set(e, ERROR_PEER_STALE, "migration %s is known here already", offer.migration_id);
+	if (check_goes_on(host, offer.migration_id, e) < 0) {
 		offer_done(&offer);
 		return -1;
 	}
@@ -151,6 +160,15 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	if (journal_state(host->journal, offer.migration_id, &earlier, e) < 0 ||
 	    (earlier != HANDOVER_NONE && error_set(e, ERROR_PEER_STALE, "migration %s is %s here", offer.migration_id,
 						   handover_state_name(earlier)) < 0)) {
+		offer_done(&offer);
+		return -1;
+	}
+	/* Now, and not for an old one that comes late: that must not end a newer arrival. */
+	struct superseding superseding = {host, &offer};
+	migration_list_each(host->migrations, refuse_if_superseded, &superseding);
+	if (migration_find(host->migrations, offer.migration_id, &migration, NULL) == 0) { /* prepared in this very moment */
+		migration_unref(migration);
+		error_set(e, ERROR_PEER_STALE, "migration %s is known here already", offer.migration_id);
 		offer_done(&offer);
 		return -1;
 	}

@@ -740,6 +740,12 @@ static void test_prepare_twice(void **state)
 		assert_int_equal(say("host-a", "prepare", make_offer(&hosts->a, ID_A, 2), NULL), ERROR_CODE_COUNT);
 	assert_int_equal(fake_driver_calls("host-b", FAKE_START_INCOMING), 1);
 	assert_answer("refuse", ID_A, "refused");
+	/* A check of the one that has been refused comes late: it ends nothing of the next one. */
+	assert_int_equal(say("host-a", "check", make_offer(&hosts->a, ID_B, 2), NULL), ERROR_CODE_COUNT);
+	assert_int_equal(say("host-a", "prepare", make_offer(&hosts->a, ID_B, 2), NULL), ERROR_CODE_COUNT);
+	assert_int_equal(say("host-a", "check", make_offer(&hosts->a, ID_A, 2), NULL), ERROR_PEER_STALE);
+	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_INCOMING);
+	assert_answer("refuse", ID_B, "refused");
 	assert_owned_by(hosts, &hosts->a, RUNS);
 	teardown(hosts);
 }
