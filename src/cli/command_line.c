@@ -210,6 +210,8 @@ int cli_migration_refusal(enum error_code code)
 {
 	static const char *const kinds[] = {"dest.", "source.", "data.", "peer.", "disk."};
 	const char *name = error_code_name(code);
+	if (code == ERROR_PEER_REFUSED) /* an error that the other side has no better word for is no check */
+		return EXIT_FAILED;
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 		if (strncmp(name, kinds[i], strlen(kinds[i])) == 0)
 			return EXIT_REFUSED;

@@ -443,7 +443,8 @@ def test_client_is_cut_off():
         lab.cut("client")
         assert [None] == json.loads(lab.client.run(probe).stdout)
         lab.heal("client")
-        assert None not in json.loads(lab.client.run(probe).stdout)
+        # The bridge's port and the neighbour's entry take a moment, on a busy machine a long one.
+        assert any(None not in json.loads(lab.client.run(probe).stdout) for _ in range(10))
 
 
 # ---- Power ----

@@ -93,7 +93,7 @@ def test_disk_that_was_not_put_back_is_noticed(pair, saved):
     try:
         start(pair, saved)
         disk_works(saved)
-        assert saved.report()["disk_foreign"] > 100
+        assert saved.report()["disk_foreign"] > 10  # of a clean life: 0
         pair.ferry("host-a", "vm", "stop", "saved")
     finally:
         os.rename(kept + ".away", kept)
