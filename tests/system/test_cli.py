@@ -424,9 +424,13 @@ def on_terminal(fake, *arguments, columns=100):
     import struct
     import termios
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    def on_the_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background ignores it, and that is inherited
+
     process = subprocess.Popen([FERRY, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment(fake.path),
-                               start_new_session=True,
-                               preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+                               start_new_session=True, preexec_fn=on_the_terminal)
     os.close(slave)
     return process, master
 
