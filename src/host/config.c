@@ -175,6 +175,12 @@ static int resolve_user(struct config *config, struct error **e)
 	return 0;
 }
 
+/* Of a text that has been found to be a number of seconds. */
+static int64_t seconds_to_ms(const char *text)
+{
+	return strtol(text, NULL, 10) * 1000;
+}
+
 static int config_settle(struct config *config, struct error **e)
 {
 	static const struct {
@@ -193,14 +199,16 @@ static int config_settle(struct config *config, struct error **e)
 	}
 	config->control_port_number = (uint16_t)strtoul(config->control_port, NULL, 10);
 	(void)parse_ports(config->native_ports, &config->data_port_min, &config->data_port_max);
-	config->finish_timeout_ms = strtol(config->finish_timeout_s, NULL, 10) * 1000;
-	config->silence_limit_ms = strtol(config->silence_limit_s, NULL, 10) * 1000;
-	config->check_timeout_ms = strtol(config->check_timeout_s, NULL, 10) * 1000;
-	config->prepare_timeout_ms = strtol(config->prepare_timeout_s, NULL, 10) * 1000;
-	config->refuse_timeout_ms = strtol(config->refuse_timeout_s, NULL, 10) * 1000;
-	config->outcome_timeout_ms = strtol(config->outcome_timeout_s, NULL, 10) * 1000;
-	config->check_lifetime_ms = strtol(config->check_lifetime_s, NULL, 10) * 1000;
-	config->retry_limit_ms = strtol(config->retry_limit_s, NULL, 10) * 1000;
+	config->times = (struct migration_times){
+		.finish_timeout_ms = seconds_to_ms(config->finish_timeout_s),
+		.silence_limit_ms = seconds_to_ms(config->silence_limit_s),
+		.check_timeout_ms = seconds_to_ms(config->check_timeout_s),
+		.prepare_timeout_ms = seconds_to_ms(config->prepare_timeout_s),
+		.refuse_timeout_ms = seconds_to_ms(config->refuse_timeout_s),
+		.outcome_timeout_ms = seconds_to_ms(config->outcome_timeout_s),
+		.check_lifetime_ms = seconds_to_ms(config->check_lifetime_s),
+		.retry_limit_ms = seconds_to_ms(config->retry_limit_s),
+	};
 	for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
 		if (strcmp(levels[i].name, config->log_level) == 0)
 			config->level = levels[i].level;

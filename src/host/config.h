@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "migration/host.h"
 
 #define CONFIG_PATH "/etc/ferry/ferry.conf"
 
@@ -20,8 +21,7 @@ struct config {
 #undef CONFIG_KEY
 	/* What it comes to. */
 	uint16_t control_port_number, data_port_min, data_port_max;
-	int64_t finish_timeout_ms, silence_limit_ms, check_timeout_ms, prepare_timeout_ms, refuse_timeout_ms, outcome_timeout_ms,
-		check_lifetime_ms, retry_limit_ms;
+	struct migration_times times;
 	enum log_level level;
 	uid_t uid; /* of QEMU */
 	gid_t gid;

@@ -148,15 +148,8 @@ static int start(struct ferryd *ferryd, struct error **e)
 	host->data_port_min = config->data_port_min;
 	host->data_port_max = config->data_port_max;
 	host->trusted = config->trusted_networks;
-	host->finish_timeout_ms = config->finish_timeout_ms;
+	host->times = config->times;
 	host->refuse_extra_args = strcmp(config->extra_args, "refuse") == 0;
-	host->silence_limit_ms = config->silence_limit_ms;
-	host->check_timeout_ms = config->check_timeout_ms;
-	host->prepare_timeout_ms = config->prepare_timeout_ms;
-	host->refuse_timeout_ms = config->refuse_timeout_ms;
-	host->outcome_timeout_ms = config->outcome_timeout_ms;
-	host->check_lifetime_ms = config->check_lifetime_ms;
-	host->retry_limit_ms = config->retry_limit_ms;
 	host->migrations = migration_list_new();
 	tls_files_in_folder(&ferryd->files, config->pki_folder, TLS_ROLE_HOST);
 	if (inventory_new(&inventory_options, &host->inventory, e) < 0 ||

@@ -33,7 +33,7 @@ static enum source_word source_knows_nothing(const struct migration_host *host, 
 {
 	cleanup_json json_t *answer = NULL;
 	const char *journal = NULL;
-	if (http_client_request(client, "GET", "/v1/peer/hello", NULL, host->outcome_timeout_ms, &answer, e) < 0 ||
+	if (http_client_request(client, "GET", "/v1/peer/hello", NULL, host->times.outcome_timeout_ms, &answer, e) < 0 ||
 	    json_get_string(answer, "journal", &journal, e) < 0)
 		return SOURCE_SILENT;
 	if (strcmp(journal, migration->peer_journal_id) == 0)
@@ -51,7 +51,7 @@ static enum source_word ask_source(struct migration_host *host, struct migration
 	struct error *problem = NULL;
 	enum source_word word = SOURCE_SILENT;
 	const char *state = NULL;
-	const struct peer_question question = {PEER_OUTCOME, migration->source, migration->id, NULL, host->outcome_timeout_ms};
+	const struct peer_question question = {PEER_OUTCOME, migration->source, migration->id, NULL, host->times.outcome_timeout_ms};
 	if (peers_ask(client, &question, &answer, NULL, &problem) == 0 &&
 	    json_get_string(answer, "state", &state, &problem) == 0)
 		word = strcmp(state, handover_state_name(HANDOVER_RELEASED)) == 0 ? SOURCE_GAVE_AWAY
@@ -153,7 +153,7 @@ static bool watch_silence(struct watch *watch, const struct machine_state *state
 
 static int64_t ask_period_us(const struct migration_host *host)
 {
-	int64_t limit_us = host->silence_limit_ms * 1000;
+	int64_t limit_us = host->times.silence_limit_ms * 1000;
 	return limit_us < ASK_SOURCE_PERIOD_MAX_US ? limit_us : ASK_SOURCE_PERIOD_MAX_US;
 }
 
@@ -180,7 +180,7 @@ static void *watch_main(void *user)
 			if (!go_on)
 				break;
 			int64_t now_us = clock_monotonic_us();
-			if (silent_ms > host->silence_limit_ms && now_us >= next_question_us) {
+			if (silent_ms > host->times.silence_limit_ms && now_us >= next_question_us) {
 				if (!watch_silence(watch, &state))
 					break;
 				next_question_us = clock_monotonic_us() + ask_period_us(host);

@@ -93,7 +93,7 @@ static void drop_if_stale(void *user, struct migration *migration)
 	if (migration->role != MIGRATION_DESTINATION || pthread_mutex_trylock(&migration->work) != 0)
 		return; /* somebody works on it: it is not stale */
 	if (migration->handover == HANDOVER_NONE && migration->arrival &&
-	    clock_monotonic_us() - migration->arrival->heard_us >= host->check_lifetime_ms * 1000)
+	    clock_monotonic_us() - migration->arrival->heard_us >= host->times.check_lifetime_ms * 1000)
 		arrival_forget_checked(host, migration);
 	pthread_mutex_unlock(&migration->work);
 }
@@ -186,7 +186,7 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	arrival->checked = offer_to_compare(&offer);
 	arrival->checks_failed = json_array_size(failures) > 0;
 	checks_disk_files(offer.definition, arrival->files);
-	arrival->timer = loop_add_timer(host->loop, host->check_lifetime_ms + 1, 0, drop_stale, host);
+	arrival->timer = loop_add_timer(host->loop, host->times.check_lifetime_ms + 1, 0, drop_stale, host);
 	if (data_port_reserve(host, &arrival->port, &no_port) < 0) {
 		checks_add_error(failures, "destination", no_port);
 		arrival_free(arrival);

@@ -14,12 +14,6 @@ void migration_host_init(struct migration_host *host)
 {
 	pthread_mutex_init(&host->workers.mutex, NULL);
 	cond_init(&host->workers.changed);
-	host->check_timeout_ms = 20000;
-	host->prepare_timeout_ms = 60000;
-	host->refuse_timeout_ms = 10000;
-	host->outcome_timeout_ms = 5000;
-	host->check_lifetime_ms = 15000;
-	host->retry_limit_ms = 30000;
 }
 
 void migration_host_start_worker(struct migration_host *host, void *(*main)(void *argument), void *argument,

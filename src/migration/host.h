@@ -15,6 +15,15 @@
 #include "net/loop.h"
 #include "vm/inventory.h"
 
+/* Time limits, from the configuration. */
+struct migration_times {
+	int64_t finish_timeout_ms; /* how long the destination may take to load and answer, one try */
+	int64_t silence_limit_ms;  /* a prepared destination that hears nothing of the source for this long asks, then refuses */
+	int64_t check_timeout_ms, prepare_timeout_ms, refuse_timeout_ms, outcome_timeout_ms; /* how long each may go unanswered */
+	int64_t check_lifetime_ms; /* how long a checked destination keeps its port */
+	int64_t retry_limit_ms;	   /* the longest wait before what was not answered is said again */
+};
+
 struct migration_host {
 	const char *name;
 	struct loop *loop;
@@ -25,12 +34,8 @@ struct migration_host {
 	const char *data_address;  /* where this host's QEMUs listen for migrations; "": on all addresses */
 	uint16_t data_port_min, data_port_max;
 	const char *trusted;	   /* networks on which plain text is allowed; "" none */
-	int64_t finish_timeout_ms; /* how long the destination may take to load and answer, one try */
 	bool refuse_extra_args;	   /* of VMs that come from other hosts */
-	int64_t silence_limit_ms;  /* a prepared destination that hears nothing of the source for this long asks, then refuses */
-	/* How long each message may go unanswered; how long a checked destination keeps its port; the longest wait before what
-	 * was not answered is said again. migration_host_init() sets the defaults of the configuration. */
-	int64_t check_timeout_ms, prepare_timeout_ms, refuse_timeout_ms, outcome_timeout_ms, check_lifetime_ms, retry_limit_ms;
+	struct migration_times times;
 
 	struct migration_workers {
 		pthread_mutex_t mutex;

@@ -54,7 +54,7 @@ static int source_prepare(struct source *s, struct error **e)
 	s->destination_prepared = true; /* from here on it may have started something, even if no answer comes */
 	struct error *problem = NULL;
 	const struct peer_question question = {PEER_PREPARE, s->migration->destination, s->migration->id, body,
-					       s->host->prepare_timeout_ms};
+					       s->host->times.prepare_timeout_ms};
 	cleanup_json json_t *answer = NULL;
 	const char *journal = NULL;
 	if (peers_ask(s->peer, &question, &answer, NULL, &problem) < 0) {

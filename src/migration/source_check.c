@@ -221,7 +221,7 @@ static int source_ask_destination_to_check(struct source *s, json_t *failures, s
 	cleanup_json json_t *answer = NULL;
 	bool answered = false;
 	const struct peer_question question = {PEER_CHECK, s->migration->destination, s->migration->id, body,
-					       s->host->check_timeout_ms};
+					       s->host->times.check_timeout_ms};
 	int r = peers_ask(s->peer, &question, &answer, &answered, &problem);
 	s->destination_asked = answered || problem->code == ERROR_CANCELLED;
 	int r2 = 0;

@@ -124,7 +124,7 @@ static enum finish_answer source_finish(struct source *s, enum peer_message ques
 	s->settling = true;
 	for (;;) {
 		struct error *problem = NULL;
-		enum finish_answer answer = source_ask_outcome(s, question, s->host->finish_timeout_ms, &problem);
+		enum finish_answer answer = source_ask_outcome(s, question, s->host->times.finish_timeout_ms, &problem);
 		if (answer == FINISH_NO_ANSWER && !migration_host_stopping(s->host)) {
 			log_failure(LOG_LEVEL_WARNING, "no answer from the destination; asking again", problem);
 			migration_set_in_doubt(migration, migration->destination, "whether it has taken the VM", problem);
@@ -143,8 +143,8 @@ static enum finish_answer source_finish(struct source *s, enum peer_message ques
 			return answer;
 		}
 		wait_ms = wait_ms * 2 > FINISH_RETRY_MAX_MS ? FINISH_RETRY_MAX_MS : wait_ms * 2;
-		if (wait_ms > s->host->retry_limit_ms)
-			wait_ms = s->host->retry_limit_ms;
+		if (wait_ms > s->host->times.retry_limit_ms)
+			wait_ms = s->host->times.retry_limit_ms;
 	}
 }
 
@@ -281,7 +281,7 @@ static bool source_tell(struct source *s)
 {
 	cleanup_error struct error *e = NULL;
 	const bool ours = s->migration->handover != HANDOVER_RELEASED;
-	enum finish_answer answer = source_ask_outcome(s, ours ? PEER_REFUSE : PEER_FINISH, s->host->refuse_timeout_ms, &e);
+	enum finish_answer answer = source_ask_outcome(s, ours ? PEER_REFUSE : PEER_FINISH, s->host->times.refuse_timeout_ms, &e);
 	if (answer == FINISH_RUNNING && ours) {
 		/* Finish was never sent, or refused: only a person can have given the VM to it, and only if it was offered. */
 		if (migration_resolution_epoch(s->migration, NULL) > 0)
@@ -322,7 +322,7 @@ void source_retry_news(struct source *s)
 {
 	int64_t wait_ms = REFUSE_RETRY_FIRST_MS;
 	while (s->news_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
-		wait_ms = wait_ms * 2 > s->host->retry_limit_ms ? s->host->retry_limit_ms : wait_ms * 2;
+		wait_ms = wait_ms * 2 > s->host->times.retry_limit_ms ? s->host->times.retry_limit_ms : wait_ms * 2;
 		if (!source_tell(s))
 			continue;
 		s->news_pending = false;

@@ -20,8 +20,8 @@ static void check_config(const struct config *config)
 {
 	REQUIRE(config->control_port_number >= 1);
 	REQUIRE(config->data_port_min >= 1 && config->data_port_min <= config->data_port_max);
-	REQUIRE(config->finish_timeout_ms >= 1000 && config->finish_timeout_ms <= 86400000);
-	REQUIRE(config->silence_limit_ms >= 1000 && config->silence_limit_ms <= 86400000);
+	REQUIRE(config->times.finish_timeout_ms >= 1000 && config->times.finish_timeout_ms <= 86400000);
+	REQUIRE(config->times.silence_limit_ms >= 1000 && config->times.silence_limit_ms <= 86400000);
 	REQUIRE(config->uid != 0 && config->uid != (uid_t)-1 && config->gid != (gid_t)-1);
 	REQUIRE(config->level >= LOG_LEVEL_ERROR && config->level <= LOG_LEVEL_DEBUG);
 	REQUIRE(socket_networks_check(config->trusted_networks, NULL) == 0);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A host in memory; see host.h. This file's http_client_*() take the place of src/net/http_client.c, and some functions
+ * A host in memory; see host.h. This file's http_client_request(), with fakes/fake_http_client.c, takes the place of src/net/http_client.c, and some functions
  * that would reach out of the process or wait are replaced by the linker (--wrap, see meson.build): nothing is sent
  * anywhere, no port is opened, and waits are short.
  */
@@ -15,41 +15,16 @@
 #include "base/json.h"
 #include "base/xalloc.h"
 #include "fakes/fake_driver.h"
+#include "fakes/fake_http_client.h"
 #include "fuzz.h"
 #include "host/recovery.h"
 #include "migration/data_port.h"
 #include "migration/destination.h"
-#include "net/http_client.h"
 #include "net/socket.h"
 
 fuzz_answer_function *fuzz_answer;
 
 /* ---- in place of the network ---- */
-
-struct http_client {
-	char name[TLS_NAME_SIZE];
-	bool answered;
-	bool (*interrupted)(void *user);
-	void *interrupted_user;
-};
-
-int http_client_new_tls(const char *name, const char *address, uint16_t port, const struct tls_files *files,
-			struct http_client **ret, struct error **e)
-{
-	(void)address;
-	(void)port;
-	(void)files;
-	(void)e;
-	struct http_client *client = xcalloc(1, sizeof(*client));
-	snprintf(client->name, sizeof(client->name), "%s", name);
-	*ret = client;
-	return 0;
-}
-
-void http_client_free(struct http_client *client)
-{
-	free(client);
-}
 
 int http_client_request(struct http_client *client, const char *method, const char *path, const json_t *body,
 			int64_t timeout_ms, json_t **ret_body, struct error **e)
@@ -69,34 +44,6 @@ int http_client_request(struct http_client *client, const char *method, const ch
 	else
 		json_decref(answer);
 	return 0;
-}
-
-bool http_client_answered(const struct http_client *client)
-{
-	return client->answered;
-}
-
-void http_client_set_interrupt(struct http_client *client, bool (*interrupted)(void *user), void *user)
-{
-	client->interrupted = interrupted;
-	client->interrupted_user = user;
-}
-
-void http_client_set_repeatable(struct http_client *client)
-{
-	(void)client;
-}
-
-void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes)
-{
-	(void)client;
-	(void)limit_bytes;
-}
-
-int64_t http_client_last_us(const struct http_client *client)
-{
-	(void)client;
-	return 1000;
 }
 
 /* Declared for the linker: --wrap=X sends calls of X to __wrap_X, whose own calls of __real_X are the real ones. */
@@ -174,8 +121,7 @@ int fuzz_host_load(struct fuzz_host *fuzz, struct error **e)
 		.data_port_min = 49152,
 		.data_port_max = 49215,
 		.trusted = "",
-		.finish_timeout_ms = 1000,
-		.silence_limit_ms = 60000,
+		.times = FAKE_TIMES,
 	};
 	migration_host_init(host);
 	host->migrations = migration_list_new();

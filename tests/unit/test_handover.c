@@ -26,33 +26,6 @@
 #include "migration/source.h"
 #include "net/http_client.h"
 
-/* The linker puts these in the way of the real ones (see meson.build). */
-bool __real_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms);
-bool __wrap_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms);
-int __real_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
-			const struct journal_ownership *ownership, struct error **e);
-int __wrap_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
-			const struct journal_ownership *ownership, struct error **e);
-
-/* The waits between two questions are a hundred times shorter here. */
-bool __wrap_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms)
-{
-	return __real_migration_host_wait_stopping(host, timeout_ms / 100 + 1);
-}
-
-/* Which steps of the handover table all the tests together have taken. */
-static bool steps_taken[HANDOVER_STATE_COUNT][HANDOVER_STATE_COUNT];
-
-int __wrap_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
-			const struct journal_ownership *ownership, struct error **e)
-{
-	enum handover_state from = migration->handover;
-	int r = __real_journal_step(journal, migration, to, ownership, e);
-	if (r == 0)
-		__atomic_store_n(&steps_taken[from][to], true, __ATOMIC_RELAXED);
-	return r;
-}
-
 static struct two_hosts *setup(void)
 {
 	return two_hosts_new();
@@ -585,7 +558,7 @@ static void test_destination_asks(void **state)
 {
 	(void)state;
 	struct two_hosts *hosts = setup();
-	hosts->b.host.silence_limit_ms = 20;
+	hosts->b.host.times.silence_limit_ms = 20;
 	wire_fault("refuse", WIRE_LOSE_REQUEST, 1000);
 	fake_driver_script_move(FAKE_MOVE_LOST_LAST_ACK);
 	struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
@@ -614,7 +587,7 @@ static void test_destination_waits(void **state)
 {
 	(void)state;
 	struct two_hosts *hosts = setup();
-	hosts->b.host.silence_limit_ms = 10;
+	hosts->b.host.times.silence_limit_ms = 10;
 	fake_driver_script_move(FAKE_MOVE_STAYS_ACTIVE);
 	struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
 	while (wire_handled("outcome") < 3)
@@ -1002,7 +975,7 @@ static void test_source_stays_away(void **state)
 {
 	(void)state;
 	struct two_hosts *hosts = setup();
-	hosts->b.host.silence_limit_ms = 10;
+	hosts->b.host.times.silence_limit_ms = 10;
 	two_hosts_crash_at(hosts, &hosts->a, "switch-begun");
 	struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
 	assert_true(wait_ended(hosts, migration));
@@ -1137,13 +1110,13 @@ static void test_table_is_used(void **state)
 {
 	(void)state;
 #define HANDOVER_STEP(from, to, when)                                                                                  \
-	if (!steps_taken[from][to] && !strstr(when, "a person"))                                                       \
+	if (!two_hosts_steps_taken[from][to] && !strstr(when, "a person"))                                                       \
 		fail_msg("no test has taken the step %s -> %s", handover_state_name(from), handover_state_name(to));
 #include "migration/handover.tbl"
 #undef HANDOVER_STEP
 	for (enum handover_state from = 0; from < HANDOVER_STATE_COUNT; from++)
 		for (enum handover_state to = 0; to < HANDOVER_STATE_COUNT; to++)
-			if (steps_taken[from][to])
+			if (two_hosts_steps_taken[from][to])
 				assert_true(handover_step_allowed(from, to));
 }
 

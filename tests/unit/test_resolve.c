@@ -21,33 +21,6 @@
 #include "migration/resolve.h"
 #include "migration/source.h"
 
-bool __real_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms);
-bool __wrap_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms);
-
-/* The waits between two questions are a hundred times shorter here. */
-bool __wrap_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms)
-{
-	return __real_migration_host_wait_stopping(host, timeout_ms / 100 + 1);
-}
-
-int __real_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
-			const struct journal_ownership *ownership, struct error **e);
-int __wrap_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
-			const struct journal_ownership *ownership, struct error **e);
-
-/* Which steps of the handover table all the tests together have taken. */
-static bool steps_taken[HANDOVER_STATE_COUNT][HANDOVER_STATE_COUNT];
-
-int __wrap_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
-			const struct journal_ownership *ownership, struct error **e)
-{
-	enum handover_state from = migration->handover;
-	int r = __real_journal_step(journal, migration, to, ownership, e);
-	if (r == 0)
-		__atomic_store_n(&steps_taken[from][to], true, __ATOMIC_RELAXED);
-	return r;
-}
-
 static struct two_hosts *hosts;
 
 /* ---- the two hosts ---- */
@@ -638,7 +611,7 @@ static void test_table_is_used(void **state)
 {
 	(void)state;
 #define HANDOVER_STEP(from, to, when)                                                                                  \
-	if (strstr(when, "a person") && !steps_taken[from][to])                                                        \
+	if (strstr(when, "a person") && !two_hosts_steps_taken[from][to])                                                        \
 		fail_msg("no test has taken the step %s -> %s", handover_state_name(from), handover_state_name(to));
 #include "migration/handover.tbl"
 #undef HANDOVER_STEP

@@ -9,7 +9,7 @@
 #include "base/json.h"
 #include "base/xalloc.h"
 #include "migration/destination.h"
-#include "net/http_client.h"
+#include "fakes/fake_http_client.h"
 
 #define WIRE_HOSTS_MAX 4
 #define WIRE_RULES_MAX 16
@@ -45,14 +45,6 @@ static struct {
 	struct wire_message kept[WIRE_KEPT_MAX];
 	unsigned int kept_count;
 } wire = {.mutex = PTHREAD_MUTEX_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER};
-
-struct http_client {
-	const struct tls_files *files;
-	char name[TLS_NAME_SIZE];
-	bool answered;
-	bool (*interrupted)(void *user);
-	void *interrupted_user;
-};
 
 /* ---- small parts; the mutex is held ---- */
 
@@ -270,66 +262,6 @@ void wire_reset(void)
 }
 
 /* ---- in the place of net/http_client.c ---- */
-
-int http_client_new_unix(const char *path, struct http_client **ret, struct error **e)
-{
-	(void)ret;
-	return unreachable(path, e);
-}
-
-int http_client_new_tls(const char *name, const char *address, uint16_t port, const struct tls_files *files,
-			struct http_client **ret, struct error **e)
-{
-	(void)address;
-	(void)port;
-	(void)e;
-	struct http_client *client = xcalloc(1, sizeof(*client));
-	client->files = files;
-	snprintf(client->name, sizeof(client->name), "%s", name);
-	*ret = client;
-	return 0;
-}
-
-void http_client_free(struct http_client *client)
-{
-	free(client);
-}
-
-bool http_client_answered(const struct http_client *client)
-{
-	return client->answered;
-}
-
-void http_client_set_interrupt(struct http_client *client, bool (*interrupted)(void *user), void *user)
-{
-	client->interrupted = interrupted;
-	client->interrupted_user = user;
-}
-
-void http_client_set_repeatable(struct http_client *client)
-{
-	(void)client; /* what goes out twice is the test's to say */
-}
-
-void http_client_set_answer_limit(struct http_client *client, size_t limit_bytes)
-{
-	(void)client;
-	(void)limit_bytes;
-}
-
-void http_client_break_next(struct http_client *client, enum fault_action how, int64_t seed)
-{
-	(void)client;
-	(void)how;
-	(void)seed;
-	abort(); /* what the wire does to a message is said by wire_fault() */
-}
-
-int64_t http_client_last_us(const struct http_client *client)
-{
-	(void)client;
-	return 100;
-}
 
 /* Whether the message suffers something now; takes it from the rule. */
 static bool take_fault(const char *message, enum wire_fault *ret)

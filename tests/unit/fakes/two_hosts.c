@@ -2,6 +2,8 @@
 /* Two hosts; see two_hosts.h. */
 #include "fakes/two_hosts.h"
 
+#include "fakes/fake_http_client.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -124,6 +126,33 @@ void two_hosts_at(const char *point, void (*hook)(void *user), void *user)
 	snprintf(points.call_at, sizeof(points.call_at), "%s", point);
 }
 
+/* ---- in the way of the program (--wrap, see meson.build) ---- */
+
+bool __real_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms);
+bool __wrap_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms);
+int __real_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
+			const struct journal_ownership *ownership, struct error **e);
+int __wrap_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
+			const struct journal_ownership *ownership, struct error **e);
+
+/* The waits between two questions are a hundred times shorter here. */
+bool __wrap_migration_host_wait_stopping(struct migration_host *host, int64_t timeout_ms)
+{
+	return __real_migration_host_wait_stopping(host, timeout_ms / 100 + 1);
+}
+
+bool two_hosts_steps_taken[HANDOVER_STATE_COUNT][HANDOVER_STATE_COUNT];
+
+int __wrap_journal_step(struct journal *journal, struct migration *migration, enum handover_state to,
+			const struct journal_ownership *ownership, struct error **e)
+{
+	enum handover_state from = migration->handover;
+	int r = __real_journal_step(journal, migration, to, ownership, e);
+	if (r == 0)
+		__atomic_store_n(&two_hosts_steps_taken[from][to], true, __ATOMIC_RELAXED);
+	return r;
+}
+
 /* ---- one host ---- */
 
 static void *loop_main(void *user)
@@ -152,9 +181,9 @@ void test_host_start(struct test_host *th)
 		.data_port_min = 21000,
 		.data_port_max = 29000,
 		.trusted = "",
-		.finish_timeout_ms = 1000,
-		.silence_limit_ms = th->silence_limit_ms,
+		.times = FAKE_TIMES,
 	};
+	th->host.times.silence_limit_ms = th->silence_limit_ms;
 	th->crashed = false;
 	fake_world_set_dead(th->name, false);
 	need(database_open(path, &th->db, &e), e, "database");

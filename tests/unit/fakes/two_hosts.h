@@ -37,6 +37,9 @@ struct two_hosts {
 	pthread_cond_t changed;
 };
 
+/* Which steps of the handover table all the tests of the program together have taken. */
+extern bool two_hosts_steps_taken[HANDOVER_STATE_COUNT][HANDOVER_STATE_COUNT];
+
 /* Both hosts, the guest defined and running on a. Every earlier script is forgotten. */
 struct two_hosts *two_hosts_new(void);
 /* Stop both and remove all. Returns false (and prints it) if the world saw what should never happen. */
