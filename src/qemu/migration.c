@@ -33,7 +33,9 @@ static const struct {
 };
 
 /* The parameters that Ferry sets for a move, and thus puts back after it. */
-static const char *const own_parameters[] = {"max-bandwidth", "downtime-limit", "multifd-channels", "tls-creds", "tls-hostname", NULL};
+static const char *const own_parameters[] = {"max-bandwidth",	"downtime-limit",	  "multifd-channels",	    "tls-creds",
+					     "tls-hostname",	"cpu-throttle-initial",	  "cpu-throttle-increment", "max-cpu-throttle",
+					     "throttle-trigger-threshold", "max-postcopy-bandwidth", NULL};
 
 enum qemu_migration_status qemu_migration_status_from_name(const char *name)
 {
@@ -76,6 +78,7 @@ int qemu_migration_query(struct qmp *qmp, struct qemu_migration_info *ret, struc
 		.total_bytes = number(ram, "total"),
 		.remaining_bytes = number(ram, "remaining"),
 		.transferred_bytes = number(ram, "transferred"),
+		.postcopy_bytes = number(ram, "postcopy-bytes"),
 		.normal_pages = number(ram, "normal"),
 		.zero_pages = number(ram, "duplicate"),
 		.page_size_bytes = page_size_bytes,

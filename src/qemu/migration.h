@@ -36,7 +36,7 @@ enum qemu_migration_status qemu_migration_status_from_name(const char *name);
 /* query-migrate. What QEMU did not say is 0 or NULL. */
 struct qemu_migration_info {
 	enum qemu_migration_status status;
-	uint64_t total_bytes, remaining_bytes, transferred_bytes;
+	uint64_t total_bytes, remaining_bytes, transferred_bytes, postcopy_bytes;
 	uint64_t normal_pages, zero_pages, page_size_bytes;
 	uint64_t dirty_bytes_per_s, rate_bytes_per_s;
 	unsigned int pass; /* dirty-sync-count: 1 is the first */

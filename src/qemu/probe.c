@@ -45,6 +45,7 @@ struct qemu_probe {
 	struct timespec changed;
 	/* what came out */
 	char *version;
+	bool postcopy;
 	unsigned int major;
 	json_t *machines;     /* {name or alias: versioned type} */
 	json_t *cpu_models;   /* {name: [unavailable feature]} */
@@ -164,6 +165,18 @@ static int ask_data_folders(struct qemu_probe *probe, struct error **e)
 	return 0;
 }
 
+/* QEMU looks at the host itself when one that waits for a migration is told to be ready for post-copy. What it says of it is
+ * in its log; why it cannot is nearly always that its user may not use userfaultfd. */
+static void ask_postcopy(struct qmp *qmp, struct qemu_probe *probe)
+{
+	cleanup_error struct error *e = NULL;
+	probe->postcopy = qmp_execute(qmp, "migrate-set-capabilities",
+				      json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", "postcopy-ram", "state", 1), NULL,
+				      QMP_TIMEOUT_MS, &e) == 0;
+	if (!probe->postcopy)
+		log_debug("no post-copy: %s", e->message);
+}
+
 static int ask_qmp(struct qemu_probe *probe, struct loop *loop, int fd, struct error **e)
 {
 	const struct qmp_callbacks callbacks = {.event = ignore_event, .closed = ignore_closed};
@@ -175,6 +188,8 @@ static int ask_qmp(struct qemu_probe *probe, struct loop *loop, int fd, struct e
 		result = ask_machines(qmp, probe, e);
 	if (result == 0)
 		result = ask_cpu_models(qmp, probe, e);
+	if (result == 0)
+		ask_postcopy(qmp, probe);
 	qmp_free(qmp);
 	return result;
 }
@@ -204,6 +219,8 @@ static int ask(struct qemu_probe *probe, const struct qemu_probe_options *option
 				    "-accel",
 				    probe->accelerator,
 				    "-S",
+				    "-incoming",
+				    "defer",
 				    "-chardev",
 				    "socket,id=qmp,fd=3,server=on,wait=off",
 				    "-mon",
@@ -340,6 +357,11 @@ const char *qemu_probe_binary(const struct qemu_probe *probe)
 const char *qemu_probe_version(const struct qemu_probe *probe)
 {
 	return probe->version;
+}
+
+bool qemu_probe_postcopy(const struct qemu_probe *probe)
+{
+	return probe->postcopy;
 }
 
 unsigned int qemu_probe_major(const struct qemu_probe *probe)

@@ -45,6 +45,8 @@ bool qemu_probe_cpu_known(const struct qemu_probe *probe, const char *model);
  * empty when nothing is missing. */
 json_t *qemu_probe_cpu_missing(const struct qemu_probe *probe, const char *model, char *const *features,
 			       size_t feature_count);
+/* Whether a guest can arrive here by post-copy, as the user that QEMU runs as. */
+bool qemu_probe_postcopy(const struct qemu_probe *probe);
 /* The size of a firmware file ("bios-256k.bin") in the first of QEMU's data folders that has it; -1: in none of them.
  */
 int64_t qemu_probe_firmware_size(const struct qemu_probe *probe, const char *name);

@@ -21,12 +21,20 @@ const char *move_state_name(enum move_state state)
 		[MOVE_ACTIVE] = "active",
 		[MOVE_PRE_SWITCHOVER] = "pre-switchover",
 		[MOVE_DEVICE] = "device",
+		[MOVE_POSTCOPY] = "post-copy",
+		[MOVE_POSTCOPY_PAUSED] = "post-copy-paused",
+		[MOVE_POSTCOPY_RECOVER] = "post-copy-recover",
 		[MOVE_COMPLETED] = "completed",
 		[MOVE_CANCELLING] = "cancelling",
 		[MOVE_CANCELLED] = "cancelled",
 		[MOVE_FAILED] = "failed",
 	};
 	return names[state];
+}
+
+bool move_in_postcopy(enum move_state state)
+{
+	return state == MOVE_POSTCOPY || state == MOVE_POSTCOPY_PAUSED || state == MOVE_POSTCOPY_RECOVER;
 }
 
 void move_sample_done(struct move_sample *sample)

@@ -14,6 +14,19 @@ static int qemu_warm_up(const struct driver_host *host, struct error **e)
 	return qemu_machine_probe(host, &probe, e);
 }
 
+static int qemu_check_postcopy(const struct driver_host *host, struct error **e)
+{
+	const struct qemu_probe *probe;
+	if (qemu_machine_probe(host, &probe, e) < 0)
+		return -1;
+	if (qemu_probe_postcopy(probe))
+		return 0;
+	return error_set(e, ERROR_DEST_POSTCOPY,
+			 "QEMU %s cannot take a guest by post-copy as user %u: it may not use userfaultfd (allow it to open"
+			 " /dev/userfaultfd, for QEMU 8 or later, or set vm.unprivileged_userfaultfd=1; then restart ferryd)",
+			 qemu_probe_version(probe), (unsigned int)host->uid);
+}
+
 static int qemu_resume(struct machine *machine, struct error **e)
 {
 	/* RESUME, which QEMU says before it answers, brings the state up to date. */
@@ -83,16 +96,24 @@ const struct vm_driver vm_driver_qemu = {
 	.definition = qemu_definition,
 
 	.check_incoming = qemu_check_incoming,
+	.check_postcopy = qemu_check_postcopy,
 	.start_incoming = qemu_start_incoming,
 	.wait_loaded = qemu_wait_loaded,
 	.take_over = qemu_take_over,
 
+	.memory_use = qemu_memory_use,
+	.measure_dirty_rate = qemu_measure_dirty_rate,
+	.dirty_rate = qemu_dirty_rate,
+
 	.move_prepare = qemu_move_prepare,
 	.move_start = qemu_move_start,
 	.move_sample = qemu_move_sample,
-	.move_set_downtime_limit = qemu_move_set_downtime_limit,
+	.move_set_limits = qemu_move_set_limits,
 	.move_set_bandwidth = qemu_move_set_bandwidth,
 	.move_continue = qemu_move_continue,
+	.move_start_postcopy = qemu_move_start_postcopy,
+	.move_listen_again = qemu_move_listen_again,
+	.move_resume = qemu_move_resume,
 	.move_cancel = qemu_move_cancel,
 	.move_restore = qemu_move_restore,
 	.ports_shut = qemu_ports_shut,

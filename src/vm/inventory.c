@@ -4,7 +4,8 @@
  *
  * One mutex guards the list and what readers see of an entry; it is never held across a call that can block for long. The
  * job of an entry is a word ("start") set under that mutex; its holder may then work without any lock. A janitor thread
- * tidies up after guests that ended by themselves: the loop's thread, which notices, must not block.
+ * tidies up after guests that ended by themselves, and QEMUs that could not be ended when they should: the loop's thread, which
+ * notices, must not block.
  */
 #include "vm/inventory.h"
 
@@ -23,6 +24,7 @@ struct vm_entry {
 	struct inventory *inventory;
 	char *job;    /* NULL: free */
 	bool ends_soon;
+	bool glanced_at; /* its job is of no interest to anybody: inventory_lock_to_glance() */
 	bool look;    /* the janitor should look at the machine */
 	int64_t look_not_before_us; /* it could not be tidied up just now */
 	bool forget;  /* remove the entry when the job ends */
@@ -107,12 +109,17 @@ static struct vm_entry *entry_find(struct inventory *inventory, const char *name
 	return remembered;
 }
 
+static bool is_ours(const struct inventory *inventory, const struct vm *vm)
+{
+	return strcmp(vm->owner, inventory->host_name) == 0;
+}
+
 /* ---- what readers see ---- */
 
 static const char *entry_state(const struct vm_entry *entry)
 {
 	const struct inventory *inventory = entry->inventory;
-	bool ours = strcmp(entry->vm.owner, inventory->host_name) == 0;
+	bool ours = is_ours(inventory, &entry->vm);
 	/* Once it is ours it has arrived, although its migration may still be tidying up. */
 	if (entry->vm.arriving && !ours)
 		return "incoming";
@@ -129,7 +136,7 @@ static json_t *entry_view(const struct vm_entry *entry, bool with_definition)
 {
 	json_t *view = json_pack("{ss ss ss ss sI ss*}", "name", entry->vm.name, "uuid", entry->vm.uuid, "state",
 				 entry_state(entry), "owner", entry->vm.owner, "epoch", (json_int_t)entry->vm.epoch, "job",
-				 entry->job);
+				 entry->glanced_at ? NULL : entry->job);
 	if (entry->vm.definition) {
 		json_object_set_new(view, "memory_mib", json_integer((json_int_t)entry->vm.definition->memory_mib));
 		json_object_set_new(view, "vcpus", json_integer(entry->vm.definition->vcpus));
@@ -186,7 +193,14 @@ static void machine_changed(void *user, const struct machine_state *state)
 	pthread_cond_signal(&entry->inventory->wake_janitor);
 }
 
-/* The mutex is held. Whether there is something to tidy up, and nobody who will do it. */
+static bool entry_elsewhere(const struct vm_entry *entry)
+{
+	return *entry->vm.owner && !is_ours(entry->inventory, &entry->vm);
+}
+
+/* The mutex is held. Whether there is something to tidy up, and nobody who will do it: a guest that has ended, or a QEMU that has handed
+ * its guest over to the owner and could not be ended then. (What is left of a guest here after a person has settled that it is another
+ * host's is theirs to look at.) */
 static bool entry_untidy(struct vm_entry *entry)
 {
 	if (!entry->look || entry->job || clock_monotonic_us() < entry->look_not_before_us)
@@ -196,13 +210,16 @@ static bool entry_untidy(struct vm_entry *entry)
 		return false;
 	struct machine_state state;
 	entry->inventory->options.driver->state(entry->vm.machine, &state);
-	return state.run == MACHINE_GONE;
+	return state.run == MACHINE_GONE || (state.run == MACHINE_HANDED_OVER && entry_elsewhere(entry));
 }
 
 static void tidy_entry(struct inventory *inventory, struct vm_entry *entry)
 {
 	log_context_set(NULL, entry->vm.name);
-	log_info("guest ended");
+	if (entry_elsewhere(entry))
+		log_info("the VM is %s's: what is left of it here is ended", entry->vm.owner);
+	else
+		log_info("guest ended");
 	cleanup_error struct error *e = NULL;
 	if (vm_end(inventory, &entry->vm, &e) < 0) {
 		log_failure(LOG_LEVEL_WARNING, "cannot tidy up after the guest; trying again later", e);
@@ -351,6 +368,21 @@ void inventory_attach_machines(struct inventory *inventory)
 	}
 }
 
+void inventory_tidy_up(struct inventory *inventory)
+{
+	LOCK_SCOPE(&inventory->mutex);
+	for (struct vm_entry *entry = inventory->entries; entry; entry = entry->next)
+		entry->look = true;
+	pthread_cond_signal(&inventory->wake_janitor);
+}
+
+bool inventory_has_remains(struct inventory *inventory, const char *uuid)
+{
+	LOCK_SCOPE(&inventory->mutex);
+	const struct vm_entry *entry = entry_by_uuid(inventory, uuid);
+	return entry && entry->vm.machine && entry_elsewhere(entry);
+}
+
 /* Those that may be started are looked for first: nobody else's VM is busy meanwhile. */
 static json_t *list_autostart(struct inventory *inventory)
 {
@@ -414,6 +446,16 @@ int inventory_lock(struct inventory *inventory, const char *name, const char *wh
 	return entry_take_job(entry, what, ret, e);
 }
 
+bool inventory_lock_to_glance(struct inventory *inventory, const char *uuid, struct vm **ret)
+{
+	LOCK_SCOPE(&inventory->mutex);
+	struct vm_entry *entry = entry_by_uuid(inventory, uuid);
+	if (!entry || !entry->vm.machine || entry_take_job(entry, "a glance at how fast it writes", ret, NULL) < 0)
+		return false;
+	entry->ends_soon = entry->glanced_at = true;
+	return true;
+}
+
 void inventory_job_ends_soon(struct inventory *inventory, struct vm *vm)
 {
 	LOCK_SCOPE(&inventory->mutex);
@@ -447,6 +489,7 @@ void inventory_unlock(struct inventory *inventory, struct vm *vm)
 	struct vm_entry *entry = (struct vm_entry *)vm;
 	LOCK_SCOPE(&inventory->mutex);
 	free(take_ptr(entry->job));
+	entry->glanced_at = false;
 	pthread_cond_broadcast(&inventory->job_ended);
 	/* An entry that was made for an arrival which did not happen has nothing to remember. */
 	if (entry->forget || (!vm->definition && vm->epoch == 0)) {
@@ -543,7 +586,7 @@ int inventory_define(struct inventory *inventory, const json_t *json, json_t **r
 
 int vm_check_owned(struct inventory *inventory, const struct vm *vm, struct error **e)
 {
-	if (strcmp(vm->owner, inventory->host_name) == 0)
+	if (is_ours(inventory, vm))
 		return 0;
 	if (!*vm->owner)
 		return error_set(e, ERROR_VM_OWNER_UNKNOWN, "it is not settled who owns VM '%s'", vm->name);
@@ -591,7 +634,7 @@ int vm_undefine(struct inventory *inventory, struct vm *vm, struct error **e)
 	if (vm->machine)
 		return error_set(e, ERROR_VM_RUNNING, "VM '%s' runs; stop it first", vm->name);
 	/* Of a VM that moved away the ownership must stay known here, or a stale message could bring a second copy. */
-	if (strcmp(vm->owner, inventory->host_name) != 0)
+	if (!is_ours(inventory, vm))
 		return vm_write(inventory, vm, vm->owner, vm->epoch, NULL, e);
 	return vm_forget(inventory, vm, e);
 }

@@ -53,6 +53,11 @@ const char *inventory_host_name(const struct inventory *inventory);
 
 /* Find the machines of an earlier ferryd again, for all VMs. Call once, before any job. */
 void inventory_attach_machines(struct inventory *inventory);
+/* End the QEMUs left here that have handed their guests over to other hosts and are in no job; in the background. Call when migrations
+ * have been recovered: they hold the jobs of VMs whose owner is not settled. */
+void inventory_tidy_up(struct inventory *inventory);
+/* Whether a VM that is another host's still has a QEMU here. */
+bool inventory_has_remains(struct inventory *inventory, const char *uuid);
 /* Start the VMs marked autostart that are ours and have no machine; call when migrations have been recovered. */
 void inventory_autostart(struct inventory *inventory);
 
@@ -72,6 +77,9 @@ int inventory_lock(struct inventory *inventory, const char *name, const char *wh
 int inventory_lock_arriving(struct inventory *inventory, const char *uuid, const char *name, const char *what, struct vm **ret,
 			    struct error **e) MUST_CHECK;
 void inventory_unlock(struct inventory *inventory, struct vm *vm);
+/* Take the job of a VM that has a machine for a moment, if nobody has it: false otherwise, without a wait. Whoever else wants it
+ * waits that moment, and readers do not see it. */
+bool inventory_lock_to_glance(struct inventory *inventory, const char *uuid, struct vm **ret);
 /* By the job's holder: all that is left is a moment's tidying up, so whoever wants the job should wait for it (a few seconds at
  * most) rather than be told that the VM is busy. */
 void inventory_job_ends_soon(struct inventory *inventory, struct vm *vm);

@@ -28,6 +28,7 @@
  * defined with. It costs 0.5-7 us a dirty page at each reading.
  */
 #define TCG_EXTRA_KIB 8
+#define DIRTY_RING_PAGES "4096" /* of each processor, 64 KiB; what QEMU's documentation has */
 #define TCG_MENDED_MAJOR 9
 
 struct argument_list {
@@ -98,7 +99,7 @@ static void add_board(struct argument_list *list, const struct definition *defin
 	if (strcmp(host->accelerator, "tcg") == 0)
 		list_add(list, "-accel", "%s", "tcg,thread=multi");
 	else
-		list_add(list, "-accel", "%s", host->accelerator);
+		list_add(list, "-accel", "%s%s", host->accelerator, host->dirty_ring ? ",dirty-ring-size=" DIRTY_RING_PAGES : "");
 	list_take(list, xstrdup("-cpu"));
 	list_take(list, cpu_text(definition));
 	list_add(list, "-m", "size=%lluK",

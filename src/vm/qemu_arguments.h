@@ -31,6 +31,7 @@ struct qemu_arguments_host {
 	const char *binary;
 	const char *machine_type; /* versioned; never an alias */
 	const char *accelerator;  /* "kvm" or "tcg" */
+	bool dirty_ring;	  /* with kvm */
 	unsigned int qemu_major;  /* of its version */
 	bool incoming;            /* wait for a migration */
 	/* Per disk of the definition: whether its path is a block device on this host. */

@@ -20,6 +20,7 @@
  */
 #include "vm/qemu_machine.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -35,6 +36,7 @@
 #include "base/log.h"
 #include "base/xalloc.h"
 #include "network/port.h"
+#include "vm/throttle.h"
 
 #define LAST_WORDS_BYTES 4096
 #define LAST_WORDS_SHOWN_BYTES 1000
@@ -50,7 +52,7 @@ struct machine *machine_new(const struct driver_host *host, struct definition *d
 	machine->folder = xasprintf("%s/%s", host->run_folder, definition->uuid);
 	machine->log_path = xasprintf("%s/%s.log", host->log_folder, definition->name);
 	machine->pidfd = -1;
-	machine->move_connection = -1;
+	machine->other_bytes = -1;
 	machine->state.run = MACHINE_PAUSED;
 	pthread_mutex_init(&machine->lock, NULL);
 	cond_init(&machine->changed);
@@ -73,11 +75,16 @@ void machine_free(struct machine *machine)
 	loop_source_remove(machine->pidfd_source);
 	if (machine->qmp)
 		qmp_free(machine->qmp);
+	/* A guest is slow for as long as somebody sees to it that this ends, and not while no ferryd runs. */
+	if (machine->throttle_percent && machine->state.run != MACHINE_GONE)
+		(void)throttle_release(machine->processors, machine->processor_count);
 	if (machine->pidfd >= 0)
 		close(machine->pidfd);
-	if (machine->move_connection >= 0)
-		close(machine->move_connection);
+	machine_release_connections(machine);
+	free(machine->awaited_address);
 	json_decref(machine->settings);
+	free(machine->processors);
+	free(machine->watches);
 	json_decref(machine->record);
 	definition_free(machine->definition);
 	free(machine->folder);
@@ -129,10 +136,13 @@ enum move_state machine_move_state(enum qemu_migration_status status)
 		return MOVE_CANCELLED;
 	case QEMU_MIGRATION_FAILED:
 		return MOVE_FAILED;
-	case QEMU_MIGRATION_ACTIVE:
 	case QEMU_MIGRATION_POSTCOPY_ACTIVE:
+		return MOVE_POSTCOPY;
 	case QEMU_MIGRATION_POSTCOPY_PAUSED:
+		return MOVE_POSTCOPY_PAUSED;
 	case QEMU_MIGRATION_POSTCOPY_RECOVER:
+		return MOVE_POSTCOPY_RECOVER;
+	case QEMU_MIGRATION_ACTIVE:
 	case QEMU_MIGRATION_COLO:
 	case QEMU_MIGRATION_UNKNOWN:
 		break;
@@ -147,20 +157,35 @@ static void forget_incoming_key(struct machine *machine)
 	unlink(path);
 }
 
-/* With the lock held. Our second descriptor must not keep the stream open when QEMU has given it up: the destination
+/* With the lock held. Our second descriptors must not keep the stream open when QEMU has given it up: the destination
  * would wait for what never comes. */
-static void shut_connection(struct machine *machine)
+static void shut_connections(struct machine *machine)
 {
-	if (machine->move_connection >= 0)
-		shutdown(machine->move_connection, SHUT_RDWR);
+	for (size_t i = 0; i < machine->connection_count; i++)
+		shutdown(machine->connections[i], SHUT_RDWR);
 }
 
-void machine_set_connection(struct machine *machine, int fd)
+/* With the lock held. */
+static bool stream_given_up(const struct machine_state *state)
+{
+	return state->run == MACHINE_GONE || state->move == MOVE_FAILED || state->move == MOVE_CANCELLED;
+}
+
+void machine_hold_connection(struct machine *machine, int fd)
 {
 	LOCK_SCOPE(&machine->lock);
-	if (machine->move_connection >= 0)
-		close(machine->move_connection);
-	machine->move_connection = fd;
+	assert(machine->connection_count < QEMU_CONNECTIONS_MAX);
+	machine->connections[machine->connection_count++] = fd;
+	if (stream_given_up(&machine->state))
+		shut_connections(machine);
+}
+
+void machine_release_connections(struct machine *machine)
+{
+	LOCK_SCOPE(&machine->lock);
+	while (machine->connection_count > 0)
+		close(machine->connections[--machine->connection_count]);
+	machine->awaited_count = 0;
 }
 
 /* With the lock held. */
@@ -170,11 +195,12 @@ static void apply_migration(struct machine *machine, const char *status, int64_t
 	state->move = machine_move_state(qemu_migration_status_from_name(status));
 	if (move_ended(state->move))
 		state->move_ended_us = received_us;
-	if (state->move == MOVE_FAILED || state->move == MOVE_CANCELLED)
-		shut_connection(machine);
-	/* A source says STOP before; a guest that runs has begun here, from a state that QEMU itself loaded at its start. */
-	if (state->move == MOVE_COMPLETED && !machine->never_ran && state->run != MACHINE_SHUT_DOWN &&
-	    state->run != MACHINE_RUNNING)
+	if (stream_given_up(state))
+		shut_connections(machine);
+	/* A source says STOP before; a guest that runs has begun here, from a state that QEMU itself loaded at its start. One that
+	 * came here in post-copy may run, and be paused, before all of it is here. */
+	const bool leaves = state->move == MOVE_COMPLETED || move_in_postcopy(state->move);
+	if (leaves && !machine->arriving && state->run != MACHINE_SHUT_DOWN && state->run != MACHINE_RUNNING)
 		state->run = MACHINE_HANDED_OVER;
 }
 
@@ -244,7 +270,7 @@ static void on_process_ended(void *user, uint32_t epoll_events)
 
 	pthread_mutex_lock(&machine->lock);
 	machine->state.run = MACHINE_GONE;
-	shut_connection(machine);
+	shut_connections(machine);
 	if (machine->state.move != MOVE_NONE && !move_ended(machine->state.move)) {
 		machine->state.move = MOVE_FAILED;
 		machine->state.move_ended_us = clock_monotonic_us();
@@ -312,6 +338,7 @@ void machine_reset_move(struct machine *machine)
 {
 	LOCK_SCOPE(&machine->lock);
 	machine->state.move = MOVE_NONE;
+	machine->arriving = false;
 	machine->state.pass = 0;
 	machine->state.pass_us = 0;
 	machine->state.move_ended_us = 0;
@@ -335,9 +362,9 @@ int machine_command(struct machine *machine, const char *command, json_t *argume
 }
 
 /* By QEMU's run state. What the guest was paused for does not matter here. */
-static enum machine_run run_from_status(const char *status, bool running)
+static enum machine_run run_from_status(const char *status, bool running, enum move_state move)
 {
-	if (strcmp(status, "postmigrate") == 0)
+	if (strcmp(status, "postmigrate") == 0 || (strcmp(status, "finish-migrate") == 0 && move_in_postcopy(move)))
 		return MACHINE_HANDED_OVER;
 	if (strcmp(status, "shutdown") == 0)
 		return MACHINE_SHUT_DOWN;
@@ -355,6 +382,8 @@ static void apply_answers(struct machine *machine, enum machine_run run, const s
 	/* One that came here by a move and was taken over: that move is history. */
 	if (state->move == MOVE_COMPLETED && !machine->never_ran && state->run != MACHINE_HANDED_OVER)
 		state->move = MOVE_NONE;
+	if (move_in_postcopy(state->move) && state->run != MACHINE_HANDED_OVER)
+		machine->arriving = true;
 	state->pass = info->pass;
 	state_changed(machine);
 }
@@ -379,7 +408,9 @@ int machine_refresh(struct machine *machine, struct error **e)
 		/* An event in between is newer than the answers: ask again. */
 		settled = machine->state.change == before.change || machine->state.run == MACHINE_GONE;
 		if (settled && machine->state.run != MACHINE_GONE)
-			apply_answers(machine, run_from_status(status, json_is_true(json_object_get(reply, "running"))),
+			apply_answers(machine,
+				      run_from_status(status, json_is_true(json_object_get(reply, "running")),
+						      machine_move_state(info.status)),
 				      &info);
 		pthread_mutex_unlock(&machine->lock);
 		qemu_migration_info_done(&info);
@@ -406,6 +437,7 @@ int machine_mark_never_ran(struct machine *machine, bool never_ran, struct error
 	}
 	LOCK_SCOPE(&machine->lock);
 	machine->never_ran = never_ran;
+	machine->arriving |= never_ran;
 	return 0;
 }
 

@@ -243,6 +243,7 @@ static int start_steps(struct machine *machine, bool incoming, const struct qemu
 		.binary = qemu_probe_binary(probe),
 		.machine_type = machine->definition->machine,
 		.accelerator = machine->host->accelerator,
+		.dirty_ring = machine->host->dirty_ring,
 		.qemu_major = qemu_probe_major(probe),
 		.incoming = incoming,
 	};
@@ -336,7 +337,7 @@ static void read_marks(struct machine *machine)
 {
 	cleanup_free char *never_ran = machine_path(machine, "never-ran");
 	cleanup_free char *settings = machine_path(machine, "settings.json");
-	machine->never_ran = access(never_ran, F_OK) == 0;
+	machine->never_ran = machine->arriving = access(never_ran, F_OK) == 0;
 	if (access(settings, F_OK) == 0 && json_parse_file(settings, RECORD_BYTES_MAX, &machine->settings, NULL) < 0)
 		log_warning("'%s' cannot be read; QEMU's migration settings stay as they are", settings);
 }
