@@ -12,8 +12,11 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "migration/destination.h"
+#include "migration/forecast.h"
+#include "migration/plan.h"
 #include "migration/resolve.h"
 #include "migration/source.h"
+#include "migration/stats.h"
 
 #define HOST_PROBE_TIMEOUT_MS 5000
 #define WAIT_MAX_MS 60000
@@ -250,12 +253,31 @@ static int migrate_vm(void *user, struct http_request *request, json_t **ret, st
 	return 0;
 }
 
+static int plan_vm(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	struct migration_request wanted = {0};
+	if (migration_request_parse(body_or_empty(request), &wanted, e) < 0)
+		return -1;
+	return plan_migration(api->host, request->parameters[0], &wanted, ret, e);
+}
+
 static int list_migrations(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
 	(void)request;
 	(void)e;
 	const struct api *api = user;
 	*ret = json_pack("{so}", "migrations", migration_list_view(api->host->migrations));
+	return 0;
+}
+
+static int show_stats(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)request;
+	(void)e;
+	const struct api *api = user;
+	cleanup_json json_t *views = migration_list_view(api->host->migrations);
+	*ret = stats_of_migrations(views);
 	return 0;
 }
 
@@ -291,15 +313,56 @@ static int show_migration(void *user, struct http_request *request, json_t **ret
 	return 0;
 }
 
+/* What a source is asked to do about a migration, without a body. */
+typedef int migration_verb(struct migration_host *host, struct migration *migration, struct error **e);
+
+static int with_migration(const struct api *api, const char *id, migration_verb *verb, json_t **ret, struct error **e)
+{
+	struct migration *migration = NULL;
+	if (migration_find(api->host->migrations, id, &migration, e) < 0)
+		return -1;
+	int r = verb(api->host, migration, e);
+	if (r == 0)
+		*ret = migration_view(migration);
+	migration_unref(migration);
+	return r;
+}
+
 static int abort_migration(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_migration(user, request->parameters[0], source_abort, ret, e);
+}
+
+static int complete_migration(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_migration(user, request->parameters[0], source_complete, ret, e);
+}
+
+static int recover_migration(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	return with_migration(user, request->parameters[0], source_mend_now, ret, e);
+}
+
+static int set_migration(void *user, struct http_request *request, json_t **ret, struct error **e)
 {
 	const struct api *api = user;
 	struct migration *migration = NULL;
 	if (migration_find(api->host->migrations, request->parameters[0], &migration, e) < 0)
 		return -1;
-	int r = source_abort(api->host, migration, e);
+	int r = source_set(api->host, migration, body_or_empty(request), e);
 	if (r == 0)
 		*ret = migration_view(migration);
+	migration_unref(migration);
+	return r;
+}
+
+static int show_timeline(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	struct migration *migration = NULL;
+	if (migration_find(api->host->migrations, request->parameters[0], &migration, e) < 0)
+		return -1;
+	int r = journal_timeline(api->host->journal, migration, ret, e);
 	migration_unref(migration);
 	return r;
 }
@@ -405,6 +468,13 @@ static int peer_owner(void *user, struct http_request *request, json_t **ret, st
 	return destination_owner(api->host, request->parameters[0], ret, e);
 }
 
+static int peer_learned(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)ret;
+	const struct api *api = user;
+	return forecast_hear(api->host, request->caller_name, body_or_empty(request), e);
+}
+
 #ifdef FERRY_FAULTS
 /* ---- faults on purpose, for root on the spot ---- */
 
@@ -460,9 +530,15 @@ const struct http_route api_routes[] = {
 	{"POST", "/v1/vms/{name}/pause", HTTP_CALLER_CLIENT, pause_vm},
 	{"POST", "/v1/vms/{name}/resume", HTTP_CALLER_CLIENT, resume_vm},
 	{"POST", "/v1/vms/{name}/migrate", HTTP_CALLER_CLIENT, migrate_vm},
+	{"POST", "/v1/vms/{name}/plan", HTTP_CALLER_CLIENT, plan_vm},
 	{"GET", "/v1/migrations", HTTP_CALLER_CLIENT, list_migrations},
+	{"GET", "/v1/migrations/stats", HTTP_CALLER_CLIENT, show_stats}, /* no id begins so */
 	{"GET", "/v1/migrations/{id}", HTTP_CALLER_CLIENT, show_migration},
 	{"POST", "/v1/migrations/{id}/abort", HTTP_CALLER_CLIENT, abort_migration},
+	{"POST", "/v1/migrations/{id}/complete", HTTP_CALLER_CLIENT, complete_migration},
+	{"POST", "/v1/migrations/{id}/recover", HTTP_CALLER_CLIENT, recover_migration},
+	{"POST", "/v1/migrations/{id}/set", HTTP_CALLER_CLIENT, set_migration},
+	{"GET", "/v1/migrations/{id}/timeline", HTTP_CALLER_CLIENT, show_timeline},
 	{"POST", "/v1/migrations/{id}/resolve", HTTP_CALLER_CLIENT, resolve_migration_request},
 	{"GET", "/v1/peer/hello", HTTP_CALLER_HOST, peer_hello},
 	{"POST", "/v1/peer/check", HTTP_CALLER_HOST, peer_check},
@@ -471,6 +547,7 @@ const struct http_route api_routes[] = {
 	{"POST", "/v1/peer/refuse", HTTP_CALLER_HOST, peer_refuse},
 	{"GET", "/v1/peer/outcome/{id}", HTTP_CALLER_HOST, peer_outcome},
 	{"GET", "/v1/peer/owner/{uuid}", HTTP_CALLER_HOST, peer_owner},
+	{"POST", "/v1/peer/learned", HTTP_CALLER_HOST, peer_learned},
 #ifdef FERRY_FAULTS
 	{"GET", "/v1/faults", HTTP_CALLER_CLIENT, get_faults},
 	{"PUT", "/v1/faults", HTTP_CALLER_CLIENT, put_faults},

@@ -209,6 +209,8 @@ static int config_settle(struct config *config, struct error **e)
 		.check_lifetime_ms = seconds_to_ms(config->check_lifetime_s),
 		.retry_limit_ms = seconds_to_ms(config->retry_limit_s),
 	};
+	config->stream_timeout_ms = seconds_to_ms(config->stream_timeout_s);
+	config->sampling_ms = seconds_to_ms(config->sampling_interval_s);
 	for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)
 		if (strcmp(levels[i].name, config->log_level) == 0)
 			config->level = levels[i].level;

@@ -22,6 +22,8 @@ struct config {
 	/* What it comes to. */
 	uint16_t control_port_number, data_port_min, data_port_max;
 	struct migration_times times;
+	int64_t stream_timeout_ms;
+	int64_t sampling_ms; /* whether or not it is wanted */
 	enum log_level level;
 	uid_t uid; /* of QEMU */
 	gid_t gid;

@@ -26,6 +26,7 @@
 #include "host/config.h"
 #include "host/recovery.h"
 #include "migration/destination.h"
+#include "migration/sampling.h"
 
 #define DESCRIPTORS_WANTED 8192
 
@@ -134,6 +135,8 @@ static int start(struct ferryd *ferryd, struct error **e)
 		.binary = *config->qemu_binary ? config->qemu_binary : NULL,
 		.uid = config->uid,
 		.gid = config->gid,
+		.stream_timeout_ms = config->stream_timeout_ms,
+		.dirty_ring = strcmp(config->dirty_ring, "yes") == 0,
 	};
 	warm_up(ferryd);
 	struct inventory_options inventory_options = {
@@ -149,13 +152,15 @@ static int start(struct ferryd *ferryd, struct error **e)
 	host->data_port_max = config->data_port_max;
 	host->trusted = config->trusted_networks;
 	host->times = config->times;
+	host->sampling_ms = strcmp(config->sampling, "yes") == 0 ? config->sampling_ms : 0;
 	host->refuse_extra_args = strcmp(config->extra_args, "refuse") == 0;
 	host->migrations = migration_list_new();
 	tls_files_in_folder(&ferryd->files, config->pki_folder, TLS_ROLE_HOST);
 	if (inventory_new(&inventory_options, &host->inventory, e) < 0 ||
 	    journal_open(ferryd->db, host->inventory, &host->journal, e) < 0 ||
-	    peers_new(ferryd->db, &ferryd->files, &host->peers, e) < 0 || recovery_run(host, e) < 0)
+	    peers_new(ferryd->db, &ferryd->files, &host->peers, e) < 0 || rates_open(ferryd->db, &host->rates, e) < 0 || recovery_run(host, e) < 0)
 		return -1;
+	sampling_start(host);
 	log_info("journal=%s durable_record_us=%lld accelerator=%s", journal_id(host->journal),
 		 (long long)journal_commit_us(host->journal), ferryd->driver_host.accelerator);
 	return start_server(ferryd, e);
@@ -187,6 +192,7 @@ static void stop(struct ferryd *ferryd)
 	migration_list_free(host->migrations);
 	inventory_free(host->inventory);
 	peers_free(host->peers);
+	rates_free(host->rates);
 	journal_free(host->journal);
 	if (ferryd->loop_thread) {
 		loop_quit(host->loop);

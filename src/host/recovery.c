@@ -33,6 +33,7 @@ int recovery_run(struct migration_host *host, struct error **e)
 		return error_wrap(e, "reading the journal");
 	checks_remove_old_probes(host);
 	migration_list_each(host->migrations, recover_one, host);
+	inventory_tidy_up(host->inventory);
 	resolve_ask_at_start(host); /* then what is marked autostart is started */
 	return 0;
 }

@@ -47,8 +47,8 @@ void arrival_end(struct migration_host *host, struct migration *migration, enum 
 		log_failure(LOG_LEVEL_WARNING, "cannot keep the result", e);
 }
 
-/* prepared -> refused or taken -> refused: end the machine, then say so durably, then let the VM go. When the guest
- * cannot have run, ending its process first is what makes the refusal true. */
+/* none -> refused or prepared -> refused: end the machine, then say so durably, then let the VM go. When the guest cannot
+ * have run, ending its process first is what makes the refusal true. */
 int arrival_refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why,
 		   struct error **e)
 {
@@ -141,7 +141,10 @@ int arrival_cede(struct migration_host *host, struct migration *migration, uint6
 		vm->arriving = false;
 		arrival_free(take_ptr(migration->arrival));
 	}
-	if (r == 0 || settled) {
+	if (r == 0 && migration->awaiting) { /* that thread looks at the machine: it lets the job go, at once */
+		inventory_job_ends_soon(host->inventory, vm);
+		inventory_driver(host->inventory)->nudge(vm->machine);
+	} else if (r == 0 || settled) {
 		migration->vm = NULL;
 		inventory_unlock(host->inventory, vm);
 	}
@@ -171,43 +174,54 @@ void arrival_settle(struct migration_host *host, struct migration *migration)
 	arrival_end(host, migration, MIGRATION_COMPLETED);
 }
 
-struct settling {
+/* What is gone on with in a thread of its own. */
+struct arrival_work {
 	struct migration_host *host;
 	struct migration *migration;
 };
 
-static void *settle_main(void *user)
+static void arrival_start(struct migration_host *host, struct migration *migration, void *(*main)(void *user))
 {
-	struct settling *settling = user;
-	struct migration_host *host = settling->host;
-	log_context_set(settling->migration->id, settling->migration->vm_name);
-	pthread_mutex_lock(&settling->migration->work);
-	arrival_settle(host, settling->migration);
-	pthread_mutex_unlock(&settling->migration->work);
-	migration_unref(settling->migration);
-	free(settling);
+	struct arrival_work *work = xcalloc(1, sizeof(*work));
+	*work = (struct arrival_work){host, migration_ref(migration)};
+	migration_host_start_worker(host, main, work, NULL);
+}
+
+static void *arrival_work_end(struct arrival_work *work)
+{
+	struct migration_host *host = work->host;
+	migration_unref(work->migration);
+	free(work);
 	migration_host_worker_done(host);
 	return NULL;
+}
+
+static void *settle_main(void *user)
+{
+	struct arrival_work *work = user;
+	struct migration *migration = work->migration;
+	log_context_set(migration->id, migration->vm_name);
+	pthread_mutex_lock(&migration->work);
+	arrival_settle(work->host, migration);
+	pthread_mutex_unlock(&migration->work);
+	return arrival_work_end(work);
 }
 
 /* Settling takes some round trips to a QEMU that has just begun to run its guest; the source, whose user is waiting,
  * need not wait for it too. The job stays held until it is done, and whoever wants it meanwhile waits. */
 void arrival_settle_soon(struct migration_host *host, struct migration *migration)
 {
-	struct settling *settling = xcalloc(1, sizeof(*settling));
-	settling->host = host;
-	settling->migration = migration_ref(migration);
 	migration->settling = true;
 	inventory_job_ends_soon(host->inventory, migration->vm);
-	migration_host_start_worker(host, settle_main, settling, NULL);
+	arrival_start(host, migration, settle_main);
 }
 
 /* The source asks again; but it may be gone for good, and then nobody does. */
 static void *insist_main(void *user)
 {
-	struct settling *insisting = user;
-	struct migration_host *host = insisting->host;
-	struct migration *migration = insisting->migration;
+	struct arrival_work *work = user;
+	struct migration_host *host = work->host;
+	struct migration *migration = work->migration;
 	bool again = true;
 	log_context_set(migration->id, migration->vm_name);
 	while (again && !migration_host_wait_stopping(host, RECORD_AGAIN_MS)) {
@@ -215,15 +229,12 @@ static void *insist_main(void *user)
 		pthread_mutex_lock(&migration->work);
 		again = migration->handover == HANDOVER_TAKEN && arrival_take_over(host, migration, &e) < 0;
 		if (!again && migration->handover == HANDOVER_RUNNING && migration->vm && !migration->settling)
-			arrival_settle(host, migration);
+			arrival_settle_when_whole(host, migration, false);
 		pthread_mutex_unlock(&migration->work);
 		if (again)
 			log_failure(LOG_LEVEL_ERROR, "cannot record what has become of the VM", e);
 	}
-	migration_unref(migration);
-	free(insisting);
-	migration_host_worker_done(host);
-	return NULL;
+	return arrival_work_end(work);
 }
 
 static void arrival_insist(struct migration_host *host, struct migration *migration)
@@ -231,10 +242,7 @@ static void arrival_insist(struct migration_host *host, struct migration *migrat
 	if (migration->insisting)
 		return;
 	migration->insisting = true;
-	struct settling *insisting = xcalloc(1, sizeof(*insisting));
-	insisting->host = host;
-	insisting->migration = migration_ref(migration);
-	migration_host_start_worker(host, insist_main, insisting, NULL);
+	arrival_start(host, migration, insist_main);
 }
 
 /* cont was refused, which proves that the guest never ran: the VM is the source's again. That is durable before its QEMU is
@@ -283,7 +291,11 @@ int arrival_take_over(struct migration_host *host, struct migration *migration, 
 		return -1;
 	}
 	migration_set_owner(migration, host->name);
-	if (problem) { /* it is ours, and it crashed: the source must not resume, for disks may have changed */
+	if (problem && problem->code == ERROR_TIMEOUT && !arrival_is_whole(host, migration)) {
+		/* In post-copy QEMU may wait for a page in the middle of it, and does it when that has come. */
+		log_failure(LOG_LEVEL_WARNING, "the guest was taken over; QEMU has not said that it runs", problem);
+		error_free(problem);
+	} else if (problem) { /* it is ours, and it crashed: the source must not resume, for disks may have changed */
 		log_failure(LOG_LEVEL_ERROR, "the guest was taken over and ended", problem);
 		migration_set_reason(migration, problem->code, problem->message);
 		error_free(problem);
@@ -326,7 +338,7 @@ int arrival_take_settled(struct migration_host *host, struct migration *migratio
 		return -1;
 	if (migration->handover != HANDOVER_RUNNING)
 		return 0;
-	if (!migration->reason_message || migration->reason_code == ERROR_CODE_COUNT)
+	if (migration->reason_code == ERROR_CODE_COUNT)
 		migration_set_reason(migration, ERROR_MIGRATION_RESOLVED,
 				     "a person has settled that this host owns the VM; it is left paused");
 	if (migration->vm)

@@ -40,6 +40,17 @@ void arrival_forget_checked(struct migration_host *host, struct migration *migra
 void arrival_watch(struct migration_host *host, struct migration *migration);
 /* End that, and wait for it; before the machine is ended or lives on as the VM's. Also by the watcher itself. */
 void arrival_unwatch(struct migration_host *host, struct migration *migration);
+/* What the source says of this migration when nothing was heard of it for a while. */
+enum source_word {
+	SOURCE_WORKS,	  /* it will go on with it */
+	SOURCE_GAVE_UP,	  /* it has the VM */
+	SOURCE_GAVE_AWAY, /* it has let go of the VM, which is ours */
+	SOURCE_SILENT,	  /* no answer, or one that proves nothing */
+};
+/* Ask it; the caller does not hold `work`. An error with SOURCE_SILENT only. */
+enum source_word arrival_ask_source(struct migration_host *host, struct migration *migration, struct error **e) MUST_CHECK;
+/* How often, as long as the answer changes nothing. */
+int64_t arrival_ask_period_us(const struct migration_host *host);
 /* To refused (from prepared, from none, or, with proof that the guest never ran, from taken): the machine is ended
  * first, then it is said durably, then the VM is let go. */
 int arrival_refuse(struct migration_host *host, struct migration *migration, enum error_code code, const char *why,
@@ -63,6 +74,15 @@ int arrival_take_over(struct migration_host *host, struct migration *migration, 
  * that nobody waits for it. */
 void arrival_settle(struct migration_host *host, struct migration *migration);
 void arrival_settle_soon(struct migration_host *host, struct migration *migration);
+/* Whether all of the guest is here: false only in post-copy. */
+bool arrival_is_whole(struct migration_host *host, const struct migration *migration);
+/* Whether one of the two QEMUs ended before that, and the guest with it. */
+bool arrival_is_lost(struct migration_host *host, struct migration *migration);
+/* The same as arrival_settle(), or, `soon`, as arrival_settle_soon(), once all of it is. */
+void arrival_settle_when_whole(struct migration_host *host, struct migration *migration, bool soon);
+/* In post-copy whose stream broke: listen for another one, at *ret_port, which is untouched when there is no need to. */
+int arrival_mend(struct migration_host *host, struct migration *migration, const char *tls_key_hex, uint16_t *ret_port,
+		 struct error **e) MUST_CHECK;
 /* Set the last status and keep the record. */
 void arrival_end(struct migration_host *host, struct migration *migration, enum migration_status status);
 

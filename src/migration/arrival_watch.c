@@ -19,14 +19,6 @@
 
 /* ---- asking the source ---- */
 
-/* What the source says of this migration when nothing was heard of it for a while. */
-enum source_word {
-	SOURCE_WORKS,	  /* it will go on with it */
-	SOURCE_GAVE_UP,	  /* it has the VM */
-	SOURCE_GAVE_AWAY, /* a person has given the VM to us */
-	SOURCE_SILENT,	  /* no answer, or one that proves nothing */
-};
-
 /* It does not know the migration. That means something only if its journal is the one that it began it with. */
 static enum source_word source_knows_nothing(const struct migration_host *host, struct http_client *client,
 					     const struct migration *migration, struct error **e)
@@ -42,7 +34,7 @@ static enum source_word source_knows_nothing(const struct migration_host *host, 
 	return SOURCE_SILENT;
 }
 
-static enum source_word ask_source(struct migration_host *host, struct migration *migration, struct error **e)
+enum source_word arrival_ask_source(struct migration_host *host, struct migration *migration, struct error **e)
 {
 	cleanup_json json_t *answer = NULL;
 	struct http_client *client = NULL;
@@ -66,6 +58,12 @@ static enum source_word ask_source(struct migration_host *host, struct migration
 	if (problem)
 		error_move(e, problem);
 	return word;
+}
+
+int64_t arrival_ask_period_us(const struct migration_host *host)
+{
+	int64_t limit_us = host->times.silence_limit_ms * 1000;
+	return limit_us < ASK_SOURCE_PERIOD_MAX_US ? limit_us : ASK_SOURCE_PERIOD_MAX_US;
 }
 
 /* ---- the watcher ---- */
@@ -142,19 +140,15 @@ static bool watch_silence(struct watch *watch, const struct machine_state *state
 {
 	struct migration *migration = watch->migration;
 	cleanup_error struct error *silence = NULL;
-	enum source_word word = ask_source(watch->host, migration, &silence);
-	bool loaded = state->run == MACHINE_INCOMING && state->move == MOVE_COMPLETED;
+	enum source_word word = arrival_ask_source(watch->host, migration, &silence);
+	/* All that it needs in order to run, at least. */
+	bool loaded = state->run == MACHINE_INCOMING &&
+		      (state->move == MOVE_COMPLETED || !arrival_is_whole(watch->host, migration));
 	if (pthread_mutex_trylock(&migration->work) != 0)
 		return true; /* a message of the source is being answered just now */
 	bool go_on = migration->handover == HANDOVER_PREPARED && watch_decide(watch, word, loaded, silence);
 	pthread_mutex_unlock(&migration->work);
 	return go_on;
-}
-
-static int64_t ask_period_us(const struct migration_host *host)
-{
-	int64_t limit_us = host->times.silence_limit_ms * 1000;
-	return limit_us < ASK_SOURCE_PERIOD_MAX_US ? limit_us : ASK_SOURCE_PERIOD_MAX_US;
 }
 
 static void *watch_main(void *user)
@@ -183,10 +177,10 @@ static void *watch_main(void *user)
 			if (silent_ms > host->times.silence_limit_ms && now_us >= next_question_us) {
 				if (!watch_silence(watch, &state))
 					break;
-				next_question_us = clock_monotonic_us() + ask_period_us(host);
+				next_question_us = clock_monotonic_us() + arrival_ask_period_us(host);
 			}
 		}
-		int64_t period_us = ask_period_us(host) < WATCH_PERIOD_US ? ask_period_us(host) : WATCH_PERIOD_US;
+		const int64_t ask_us = arrival_ask_period_us(host), period_us = ask_us < WATCH_PERIOD_US ? ask_us : WATCH_PERIOD_US;
 		(void)driver->wait_change(machine, state.change, clock_monotonic_us() + period_us);
 	}
 	while (watch->refusal && !migration_host_wait_stopping(host, REFUSE_AGAIN_MS)) {

@@ -372,6 +372,10 @@ int checks_destination(struct migration_host *host, const struct offer *offer, j
 	if (inventory_driver(host->inventory)
 		    ->check_incoming(inventory_driver_host(host->inventory), offer->description, driver_failures, e) < 0)
 		return -1;
+	struct error *no_postcopy = NULL;
+	if (offer->postcopy &&
+	    inventory_driver(host->inventory)->check_postcopy(inventory_driver_host(host->inventory), &no_postcopy) < 0)
+		checks_add_error(failures, here, no_postcopy);
 	size_t i;
 	json_t *failure;
 	json_array_foreach (driver_failures, i, failure) {

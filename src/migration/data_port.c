@@ -6,21 +6,62 @@
 #include "migration/data_port.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
+#include "base/xalloc.h"
 #include "net/socket.h"
+
+#define SINK_BYTES_MAX (INT64_C(4) << 30)
+#define SINK_BYTES_AT_ONCE ((size_t)4 * 1024 * 1024) /* then the loop's other sources have their turn */
+
+/* A connection whose bytes are thrown away. */
+struct data_port_sink {
+	struct data_port *data_port;
+	struct loop_source *source;
+	int fd;
+	int64_t left_bytes;
+};
+
+/* Take the sink out and end it, unless somebody else does. On the loop's thread, or such that its callback does not run any more. */
+static void data_port_end_sink(struct data_port *data_port)
+{
+	struct data_port_sink *sink = __atomic_exchange_n(&data_port->sink, NULL, __ATOMIC_ACQ_REL);
+	if (!sink)
+		return;
+	loop_source_remove(sink->source); /* waits for its callback: from here on nobody else has it */
+	close(sink->fd);
+	free(sink);
+}
+
+static void data_port_swallow(void *user, uint32_t epoll_events)
+{
+	(void)epoll_events;
+	struct data_port_sink *sink = user;
+	/* MSG_TRUNC: the kernel drops what it has received, and copies none of it. */
+	ssize_t n = recv(sink->fd, NULL, SINK_BYTES_AT_ONCE, MSG_TRUNC | MSG_DONTWAIT);
+	if (n > 0)
+		sink->left_bytes -= n;
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR) || sink->left_bytes <= 0)
+		data_port_end_sink(sink->data_port);
+}
 
 static void data_port_answer(void *user, uint32_t epoll_events)
 {
 	(void)epoll_events;
-	const struct data_port *data_port = user;
-	cleanup_close int fd = accept4(data_port->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd >= 0) /* 32 bytes always fit into a fresh socket's buffer */
-		(void)!send(fd, data_port->token, strlen(data_port->token), MSG_NOSIGNAL);
+	struct data_port *data_port = user;
+	int fd = accept4(data_port->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	(void)!send(fd, data_port->token, strlen(data_port->token), MSG_NOSIGNAL); /* always fits into a fresh socket's buffer */
+	data_port_end_sink(data_port);
+	struct data_port_sink *sink = xcalloc(1, sizeof(*sink));
+	*sink = (struct data_port_sink){.data_port = data_port, .fd = fd, .left_bytes = SINK_BYTES_MAX};
+	sink->source = loop_add_fd(data_port->loop, fd, EPOLLIN, data_port_swallow, sink);
+	__atomic_store_n(&data_port->sink, sink, __ATOMIC_RELEASE);
 }
 
 int data_port_reserve(struct migration_host *host, struct data_port *ret, struct error **e)
@@ -49,6 +90,7 @@ void data_port_release(struct data_port *data_port)
 {
 	loop_source_remove(data_port->source);
 	data_port->source = NULL;
+	data_port_end_sink(data_port); /* no new one can come */
 	if (data_port->fd > 0)
 		close(data_port->fd);
 	data_port->fd = -1;

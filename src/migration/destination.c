@@ -37,7 +37,6 @@
 #include "migration/resolve.h"
 #include "net/socket.h"
 
-
 /* ---- check ---- */
 
 /* What prepare must repeat of the offer that was checked: all of it; the key comes only with prepare. */
@@ -245,6 +244,7 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 		.port = arrival->port.port,
 		.tls_key_hex = offer->tls_key_hex,
 		.channels = offer->channels,
+		.may_postcopy = offer->postcopy,
 	};
 	struct machine_observer observer = vm_observer(host->inventory, vm);
 	struct machine *machine = NULL;
@@ -343,6 +343,8 @@ struct question {
 	const char *id, *vm_uuid, *source;
 	int64_t epoch, resolved_epoch; /* the second: what a person has settled on, or 0 */
 	bool dry_run;
+	bool mend;		 /* in post-copy: listen for another stream */
+	const char *tls_key_hex; /* that is encrypted with this */
 };
 
 static int read_question(const char *caller, const json_t *body, struct question *ret, struct error **e)
@@ -353,8 +355,12 @@ static int read_question(const char *caller, const json_t *body, struct question
 	    json_get_string(body, "source", &question.source, e) < 0 ||
 	    json_get_integer(body, "epoch", 2, OFFER_EPOCH_MAX, &question.epoch, e) < 0 ||
 	    json_get_integer_opt(body, "resolved_epoch", question.epoch + 1, question.epoch + 1, &question.resolved_epoch, e) < 0 ||
-	    json_get_bool_opt(body, "dry_run", &question.dry_run, e) < 0)
+	    json_get_bool_opt(body, "dry_run", &question.dry_run, e) < 0 ||
+	    json_get_bool_opt(body, "mend", &question.mend, e) < 0 ||
+	    json_get_string_opt(body, "tls_key_hex", &question.tls_key_hex, e) < 0)
 		return -1;
+	if (question.tls_key_hex && !offer_key_valid(question.tls_key_hex))
+		return error_set(e, ERROR_PEER_PROTOCOL, "key 'tls_key_hex' must be 64 hex digits");
 	if (!offer_id_valid(question.id))
 		return error_set(e, ERROR_PEER_PROTOCOL, "key 'migration' is not an id");
 	if (!offer_uuid_valid(question.vm_uuid))
@@ -445,12 +451,25 @@ static int answer_question(struct migration_host *host, const char *caller, cons
 			      migration->id);
 	else
 		r = decide(host, migration, &question, e);
-	if (r == 0)
+	uint16_t port = 0;
+	if (r == 0 && question.mend && migration->handover == HANDOVER_RUNNING)
+		r = arrival_mend(host, migration, question.tls_key_hex, &port, e);
+	if (r == 0) { /* in post-copy a thread of ours may just be saying what it waits for */
+		LOCK_SCOPE(&migration->mutex);
 		*ret = answer_state(host, migration->handover, migration->reason_message, began_us);
+	}
+	if (r == 0 && port) {
+		json_object_set_new(*ret, "port", json_integer(port));
+		json_object_set_new(*ret, "address", json_string(host->data_address));
+	}
 	if (r == 0 && (migration_resolution_epoch(migration, NULL) || (migration->vm && migration->vm->epoch > migration->epoch)))
 		json_object_set_new(*ret, "settled", json_true());
-	if (r == 0 && migration->handover == HANDOVER_RUNNING && migration->vm && !migration->settling)
-		arrival_settle_soon(host, migration);
+	if (r == 0 && arrival_is_lost(host, migration))
+		json_object_set_new(*ret, "lost", json_true());
+	if (r == 0 && migration->handover == HANDOVER_RUNNING && migration->vm && !migration->settling) {
+		json_object_set_new(*ret, "done", json_boolean(arrival_is_whole(host, migration)));
+		arrival_settle_when_whole(host, migration, true);
+	}
 	pthread_mutex_unlock(&migration->work);
 	migration_unref(migration);
 	return r;
@@ -540,11 +559,12 @@ int destination_recover(struct migration_host *host, struct migration *migration
 		migration_set_status(migration, MIGRATION_COMPLETING);
 		r = arrival_take_over(host, migration, e);
 		if (r == 0 && migration->handover == HANDOVER_RUNNING)
-			arrival_settle(host, migration);
+			arrival_settle_when_whole(host, migration, false);
 		break;
 	case HANDOVER_RUNNING:
 		migration_set_owner(migration, host->name);
-		arrival_settle(host, migration);
+		migration_set_status(migration, MIGRATION_COMPLETING);
+		arrival_settle_when_whole(host, migration, false);
 		break;
 	default:
 		break; /* the source's states, and refused */

@@ -12,6 +12,7 @@
 
 #include "migration/journal.h"
 #include "migration/peers.h"
+#include "migration/rates.h"
 #include "net/loop.h"
 #include "vm/inventory.h"
 
@@ -31,11 +32,13 @@ struct migration_host {
 	struct journal *journal;
 	struct migration_list *migrations;
 	struct peers *peers;
+	struct rates *rates; /* NULL: nothing is known, and nothing is remembered */
 	const char *data_address;  /* where this host's QEMUs listen for migrations; "": on all addresses */
 	uint16_t data_port_min, data_port_max;
 	const char *trusted;	   /* networks on which plain text is allowed; "" none */
 	bool refuse_extra_args;	   /* of VMs that come from other hosts */
 	struct migration_times times;
+	int64_t sampling_ms;	   /* how often each running guest is looked at, at most (sampling.h); 0: never */
 
 	struct migration_workers {
 		pthread_mutex_t mutex;

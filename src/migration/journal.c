@@ -31,6 +31,11 @@ static const char *const schema[] = {
 	" began_ms INTEGER NOT NULL, ended INTEGER NOT NULL, paused INTEGER NOT NULL, keep INTEGER NOT NULL,"
 	" offered INTEGER NOT NULL DEFAULT 0, view TEXT,"
 	" PRIMARY KEY(id, role)) STRICT",
+	/* Apart from the views: it is read only when somebody asks for it. Numbered in the order of writing. */
+	"CREATE TABLE IF NOT EXISTS timeline("
+	" number INTEGER PRIMARY KEY, migration_id TEXT NOT NULL, role TEXT NOT NULL, view TEXT NOT NULL,"
+	" UNIQUE(migration_id, role),"
+	" FOREIGN KEY(migration_id, role) REFERENCES migration(id, role) ON DELETE CASCADE) STRICT",
 };
 
 static const char *role_name(enum migration_role role)
@@ -118,7 +123,8 @@ static int step_body(void *user, struct error **e)
 				       " WHERE id = ? AND role = ? AND state = ?",
 				       "ssiisss", handover_state_name(step->to), migration->peer_journal_id,
 				       (int64_t)migration->guest_paused,
-				       (int64_t)(migration->offered || step->to == HANDOVER_OFFERED), migration->id, role_name(migration->role), handover_state_name(migration->handover));
+				       (int64_t)(migration->offered || step->to == HANDOVER_OFFERED), migration->id,
+				       role_name(migration->role), handover_state_name(migration->handover));
 	if (changed < 0)
 		return error_wrap(e, "recording '%s'", handover_state_name(step->to));
 	if (changed != 1)
@@ -176,6 +182,55 @@ int journal_step(struct journal *journal, struct migration *migration, enum hand
 	return 0;
 }
 
+/* As many as there are views. Returns how many rows were written: 0 where the journal has no such migration, as of one that the
+ * checks have refused. */
+static int write_timeline(struct journal *journal, const struct migration *migration, const char *text, struct error **e)
+{
+	int written = database_run(journal->db, e,
+				   "REPLACE INTO timeline(migration_id, role, view)"
+				   " SELECT id, role, ? FROM migration WHERE id = ? AND role = ?",
+				   "sss", text, migration->id, role_name(migration->role));
+	if (written > 0 && database_run(journal->db, e,
+					"DELETE FROM timeline WHERE number <= (SELECT MAX(number) FROM timeline) - ?", "i",
+					(int64_t)MIGRATIONS_KEPT) < 0)
+		return -1;
+	return written;
+}
+
+/* The destination measures nothing. */
+static void keep_timeline(struct journal *journal, struct migration *migration)
+{
+	cleanup_error struct error *e = NULL;
+	cleanup_json json_t *timeline = migration->role == MIGRATION_SOURCE ? migration_timeline_view(migration) : NULL;
+	if (!timeline)
+		return;
+	cleanup_free char *text = json_text(timeline);
+	int written = write_timeline(journal, migration, text, &e);
+	if (written < 0)
+		log_failure(LOG_LEVEL_WARNING, "cannot keep how the copy went", e);
+	else if (written > 0)
+		migration_forget_timeline(migration);
+}
+
+static int read_timeline(void *user, const struct database_row *row, struct error **e)
+{
+	const char *text = database_text(row, 0);
+	return json_parse(text, strlen(text), user, e);
+}
+
+int journal_timeline(struct journal *journal, struct migration *migration, json_t **ret, struct error **e)
+{
+	json_t *timeline = migration_timeline_view(migration);
+	if (!timeline && database_query(journal->db, e, read_timeline, &timeline,
+					"SELECT view FROM timeline WHERE migration_id = ? AND role = ?", "ss", migration->id,
+					role_name(migration->role)) < 0)
+		return -1;
+	if (!timeline)
+		return error_set(e, ERROR_MIGRATION_NO_TIMELINE, "how migration %s went has not been kept", migration->id);
+	*ret = timeline;
+	return 0;
+}
+
 int journal_keep_view(struct journal *journal, struct migration *migration, struct error **e)
 {
 	cleanup_json json_t *view = migration_view(migration);
@@ -185,6 +240,8 @@ int journal_keep_view(struct journal *journal, struct migration *migration, stru
 	    database_run(journal->db, e, "UPDATE migration SET view = ?, ended = ? WHERE id = ? AND role = ?", "siss", text, ended,
 			 migration->id, role_name(migration->role)) < 0)
 		return -1;
+	if (ended)
+		keep_timeline(journal, migration);
 	FAULT(FAULT_AFTER_ENDED);
 	return 0;
 }
@@ -262,6 +319,7 @@ static int load_row(void *user, const struct database_row *row, struct error **e
 	snprintf(migration->peer_journal_id, sizeof(migration->peer_journal_id), "%s", database_text(row, 8));
 	if (ended) {
 		migration->status = status;
+		migration->timeline_kept = role == MIGRATION_SOURCE;
 		migration->cleanup_pending = json_is_true(json_object_get(view, "cleanup_pending"));
 		const json_t *resolved = json_object_get(view, "resolved");
 		if (json_is_object(resolved))
@@ -281,7 +339,9 @@ int journal_load(struct journal *journal, struct migration_list *list, struct er
 	if (database_run(journal->db, e,
 			 "UPDATE migration SET view = NULL WHERE ended = 1 AND view IS NOT NULL AND began_ms <"
 			 " (SELECT MIN(began_ms) FROM (SELECT began_ms FROM migration ORDER BY began_ms DESC LIMIT ?))",
-			 "i", (int64_t)MIGRATIONS_KEPT) < 0)
+			 "i", (int64_t)MIGRATIONS_KEPT) < 0 ||
+	    database_run(journal->db, e,
+			 "DELETE FROM timeline WHERE (migration_id, role) IN (SELECT id, role FROM migration WHERE view IS NULL)", "") < 0)
 		return -1;
 	return database_query(journal->db, e, load_row, &load,
 			      "SELECT id, role, state, vm_uuid, vm_name, source, destination, epoch, peer_journal, began_ms, ended,"

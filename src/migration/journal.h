@@ -34,8 +34,12 @@ int journal_step(struct journal *journal, struct migration *migration, enum hand
  * whether it is there, and a ferryd that is started later may find that it is: so ask before doing what only the state before
  * that step allows. */
 int journal_settle(struct journal *journal, struct error **e) MUST_CHECK;
-/* Keep the final (or latest) view of the migration. */
+/* Keep the final (or latest) view of the migration; with the source's final one its timeline, which leaves memory by that. That
+ * the timeline cannot be written is no failure. */
 int journal_keep_view(struct journal *journal, struct migration *migration, struct error **e) MUST_CHECK;
+/* How the copy went (timeline.h), out of memory or out of the journal; the caller owns *ret. ERROR_MIGRATION_NO_TIMELINE when none
+ * was kept. */
+int journal_timeline(struct journal *journal, struct migration *migration, json_t **ret, struct error **e) MUST_CHECK;
 /* The state of a migration that is not in memory: HANDOVER_NONE when the journal does not know it. */
 int journal_state(struct journal *journal, const char *migration_id, enum handover_state *ret, struct error **e) MUST_CHECK;
 /* A tombstone for a migration that was never prepared here. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Records of migrations, and the list of them; see migration.h. */
+/* Records of migrations, and the list of them; see migration.h. What they are called is in status.c, what is shown in migration_view.c. */
 #include "migration/migration.h"
 
 #include <stdlib.h>
@@ -14,131 +14,6 @@ struct migration_list {
 	pthread_mutex_t mutex;
 	struct migration *newest;
 };
-
-static const struct {
-	const char *name;
-	bool ended;
-} status_table[] = {
-#define MIGRATION_STATUS(symbol, name, ended, meaning) [symbol] = {name, ended},
-#include "migration/status.tbl"
-#undef MIGRATION_STATUS
-};
-
-static const char *const handover_names[] = {
-#define HANDOVER_STATE(symbol, name, side, may_run) [symbol] = name,
-#include "migration/handover.tbl"
-#undef HANDOVER_STATE
-};
-
-static const struct {
-	enum handover_state from, to;
-} handover_steps[] = {
-#define HANDOVER_STEP(from, to, when) {from, to},
-#include "migration/handover.tbl"
-#undef HANDOVER_STEP
-};
-
-const char *migration_status_name(enum migration_status status)
-{
-	return status_table[status].name;
-}
-
-bool migration_status_ended(enum migration_status status)
-{
-	return status_table[status].ended;
-}
-
-enum migration_status migration_status_from_name(const char *name)
-{
-	enum migration_status status = 0;
-	while (status < MIGRATION_STATUS_COUNT && strcmp(status_table[status].name, name) != 0)
-		status++;
-	return status;
-}
-
-const char *handover_state_name(enum handover_state state)
-{
-	return handover_names[state];
-}
-
-enum handover_state handover_state_from_name(const char *name)
-{
-	enum handover_state state = 0;
-	while (state < HANDOVER_STATE_COUNT && strcmp(handover_names[state], name) != 0)
-		state++;
-	return state;
-}
-
-bool handover_step_allowed(enum handover_state from, enum handover_state to)
-{
-	for (size_t i = 0; i < sizeof(handover_steps) / sizeof(handover_steps[0]); i++)
-		if (handover_steps[i].from == from && handover_steps[i].to == to)
-			return true;
-	return false;
-}
-
-/* ---- requests ---- */
-
-#define MIGRATION_MAPS_MAX 64
-#define MIGRATION_MAP_BYTES_MAX 8256 /* "disk:", two of the longest paths */
-/* Beyond these the sums of a promise would not fit into 64 bits; as in the units of `ferry`. */
-#define MIGRATION_BANDWIDTH_MAX INT64_C(10000000000000) /* 80 Tbit/s */
-#define MIGRATION_DEADLINE_MS_MAX INT64_C(3600000000)	/* 1000 hours */
-
-int migration_request_parse(const json_t *json, struct migration_request *ret, struct error **e)
-{
-	static const char *const keys[] = {"to", "dry_run", "paused", "keep_source_definition", "transport", "channels",
-					   "bandwidth_bytes_per_s", "max_downtime_ms", "deadline_ms", "maps", NULL};
-	const char *to = NULL, *transport = "auto";
-	int64_t channels = 1, bandwidth = 0, max_downtime_ms = 300, deadline_ms = 0;
-	json_t *maps = NULL;
-	struct migration_request request = {0};
-	if (json_check_keys(json, keys, e) < 0 || json_get_string(json, "to", &to, e) < 0 ||
-	    json_get_bool_opt(json, "dry_run", &request.dry_run, e) < 0 ||
-	    json_get_bool_opt(json, "paused", &request.paused, e) < 0 ||
-	    json_get_bool_opt(json, "keep_source_definition", &request.keep_source_definition, e) < 0 ||
-	    json_get_string_opt(json, "transport", &transport, e) < 0 ||
-	    json_get_integer_opt(json, "channels", 1, 64, &channels, e) < 0 ||
-	    json_get_integer_opt(json, "bandwidth_bytes_per_s", 0, MIGRATION_BANDWIDTH_MAX, &bandwidth, e) < 0 ||
-	    json_get_integer_opt(json, "max_downtime_ms", 1, 2000000, &max_downtime_ms, e) < 0 ||
-	    json_get_integer_opt(json, "deadline_ms", 0, MIGRATION_DEADLINE_MS_MAX, &deadline_ms, e) < 0 ||
-	    json_get_array_opt(json, "maps", &maps, e) < 0)
-		return -1;
-	if (strcmp(transport, "auto") != 0 && strcmp(transport, "native") != 0)
-		return error_set(e, ERROR_INVALID_ARGUMENT, "transport '%s' is not one of auto, native", transport);
-	size_t i;
-	const json_t *map;
-	if (json_array_size(maps) > MIGRATION_MAPS_MAX)
-		return error_set(e, ERROR_TOO_LARGE, "more than %d maps", MIGRATION_MAPS_MAX);
-	json_array_foreach (maps, i, map)
-		if (!json_is_string(map) || json_string_length(map) > MIGRATION_MAP_BYTES_MAX)
-			return error_set(e, ERROR_INVALID_ARGUMENT, "maps[%zu] must be a string such as bridge:br0=br1, of %d bytes at most",
-					 i, MIGRATION_MAP_BYTES_MAX);
-	if (!definition_name_valid(to))
-		return error_set(e, ERROR_INVALID_ARGUMENT, "key 'to' is not a host name: letters, digits, '-', '_' and '.', at most %d",
-				 DEFINITION_NAME_MAX);
-	request.to = xstrdup(to);
-	request.transport = xstrdup(transport);
-	request.channels = (unsigned int)channels;
-	request.bandwidth_bytes_per_s = (uint64_t)bandwidth;
-	request.max_downtime_ms = max_downtime_ms;
-	request.deadline_ms = deadline_ms;
-	request.maps = xcalloc(json_array_size(maps) + 1, sizeof(*request.maps));
-	json_array_foreach (maps, i, map)
-		request.maps[request.map_count++] = xstrdup(json_string_value(map));
-	*ret = request;
-	return 0;
-}
-
-void migration_request_done(struct migration_request *request)
-{
-	for (size_t i = 0; i < request->map_count; i++)
-		free(request->maps[i]);
-	free(request->maps);
-	free(request->to);
-	free(request->transport);
-	*request = (struct migration_request){0};
-}
 
 /* ---- the list ---- */
 
@@ -221,6 +96,9 @@ void migration_unref(struct migration *migration)
 		return;
 	migration_request_done(&migration->request);
 	move_sample_done(&migration->progress);
+	if (migration->timeline)
+		timeline_done(migration->timeline);
+	free(migration->timeline);
 	json_decref(migration->failures);
 	json_decref(migration->archived);
 	free(migration->vm_name);
@@ -284,112 +162,6 @@ void migration_list_each(struct migration_list *list, void (*visit)(void *user, 
 		visit(user, all[i]);
 		migration_unref(all[i]);
 	}
-}
-
-/* ---- what readers see ---- */
-
-static json_t *view_ms(int64_t us)
-{
-	/* One decimal: pauses are a few milliseconds. */
-	return json_real((double)(us / 100) / 10.0);
-}
-
-static json_t *view_phases(const struct migration *migration)
-{
-	json_t *phases = json_array();
-	for (size_t i = 0; i < migration->phase_count; i++) {
-		const struct migration_phase *phase = &migration->phases[i];
-		json_t *one = json_pack("{ss}", "name", migration_status_name(phase->status));
-		json_object_set_new(one, "start_ms", view_ms(phase->start_us));
-		json_object_set_new(one, "end_ms", phase->end_us ? view_ms(phase->end_us) : json_null());
-		json_array_append_new(phases, one);
-	}
-	return phases;
-}
-
-static json_t *view_progress(const struct migration *migration)
-{
-	const struct move_sample *sample = &migration->progress;
-	json_t *progress = json_pack("{sI sI sI sI si sI}", "ram_total_bytes", (json_int_t)sample->total_bytes,
-				     "ram_remaining_bytes", (json_int_t)sample->remaining_bytes, "rate_bytes_per_s",
-				     (json_int_t)sample->rate_bytes_per_s, "dirty_bytes_per_s",
-				     (json_int_t)sample->dirty_bytes_per_s, "iteration", (int)sample->pass, "elapsed_ms",
-				     (json_int_t)((clock_monotonic_us() - migration->began_us) / 1000));
-	/* What is left at the present rate, as far as the guest's own writing leaves anything of it. */
-	if (sample->rate_bytes_per_s > sample->dirty_bytes_per_s)
-		json_object_set_new(progress, "predicted_ms",
-				    json_integer((json_int_t)(sample->remaining_bytes * 1000 /
-							      (sample->rate_bytes_per_s - sample->dirty_bytes_per_s))));
-	else
-		json_object_set_new(progress, "predicted_ms", json_null());
-	return progress;
-}
-
-static json_t *view_wait(const struct migration_wait *wait)
-{
-	if (!wait->host)
-		return json_null();
-	json_t *view = json_pack("{ss ss sI sI si}", "for", wait->host, "what", wait->what, "since_ms",
-				 (json_int_t)wait->since_wall_ms, "for_ms",
-				 (json_int_t)((clock_monotonic_us() - wait->since_us) / 1000), "asked", (int)wait->asked);
-	json_object_set_new(view, "last",
-			    json_pack("{ss ss}", "code", error_code_name(wait->last_code), "message", wait->last_message));
-	return view;
-}
-
-static json_t *view_resolution(const struct migration_resolution *resolution)
-{
-	if (!resolution->owner)
-		return json_null();
-	return json_pack("{ss ss sI sI}", "owner", resolution->owner, "fenced", resolution->fenced, "epoch",
-			 (json_int_t)resolution->epoch, "at_ms", (json_int_t)resolution->at_wall_ms);
-}
-
-json_t *migration_view(struct migration *migration)
-{
-	LOCK_SCOPE(&migration->mutex);
-	if (migration->archived)
-		return json_incref(migration->archived);
-	bool ended = migration_status_ended(migration->status);
-	json_t *view = json_pack(
-		"{ss sI ss ss ss ss ss ss ss sI ss sb sI sb sI sI si sI sb}", "id", migration->id, "change",
-		(json_int_t)migration->change, "role", migration->role == MIGRATION_SOURCE ? "source" : "destination", "vm",
-		migration->vm_name, "vm_uuid", migration->vm_uuid, "source", migration->source, "destination",
-		migration->destination, "status", migration_status_name(migration->status), "owner", migration->owner, "epoch",
-		(json_int_t)migration->epoch, "transport", "native", "encrypted", (int)migration->encrypted, "started_at_ms",
-		(json_int_t)migration->began_wall_ms, "ended", (int)ended, "wire_bytes", (json_int_t)migration->wire_bytes,
-		"ram_bytes", (json_int_t)migration->ram_bytes, "iterations", (int)migration->iterations, "setup_ms",
-		(json_int_t)migration->setup_ms, "cleanup_pending", (int)migration->cleanup_pending);
-	json_object_set_new(view, "total_ms",
-			    view_ms(ended ? migration->total_us : clock_monotonic_us() - migration->began_us));
-	json_object_set_new(view, "downtime_ms", view_ms(migration->downtime_us));
-	json_object_set_new(view, "qemu_total_ms", json_integer(migration->qemu_total_ms));
-	json_object_set_new(view, "handover", json_string(handover_state_name(migration->handover)));
-	json_object_set_new(view, "reason",
-			    migration->reason_code == ERROR_CODE_COUNT
-				    ? json_null()
-				    : json_pack("{ss ss}", "code", error_code_name(migration->reason_code), "message",
-						migration->reason_message));
-	json_object_set_new(view, "waiting", view_wait(&migration->wait));
-	json_object_set_new(view, "resolved", view_resolution(&migration->resolution));
-	json_object_set_new(view, "refused", json_boolean(migration->status == MIGRATION_FAILED && migration->failures));
-	if (migration->failures)
-		json_object_set(view, "failures", migration->failures);
-	json_object_set_new(view, "phases", view_phases(migration));
-	json_object_set_new(view, "progress", view_progress(migration));
-	return view;
-}
-
-static void append_view(void *user, struct migration *migration)
-{
-	json_array_append_new(user, migration_view(migration));
-}
-
-json_t *migration_list_view(struct migration_list *list)
-{
-	json_t *views = json_array();
-	migration_list_each(list, append_view, views);
-	return views;
 }
 
 /* ---- changes ---- */
@@ -472,6 +244,13 @@ static void set_reason(struct migration *migration, enum error_code code, const 
 	archive_set(migration, "reason", json_pack("{ss ss}", "code", error_code_name(code), "message", message));
 }
 
+void migration_set_pause_unknown(struct migration *migration)
+{
+	migration_lock(migration);
+	migration->pause_unknown = true;
+	migration_unlock_changed(migration);
+}
+
 void migration_set_reason(struct migration *migration, enum error_code code, const char *message)
 {
 	migration_lock(migration);
@@ -481,7 +260,8 @@ void migration_set_reason(struct migration *migration, enum error_code code, con
 
 /* ---- doubt, and what a person says to it ---- */
 
-void migration_set_in_doubt(struct migration *migration, const char *host, const char *what, const struct error *last)
+void migration_set_waiting(struct migration *migration, enum migration_status status, const char *host, const char *what,
+			   const struct error *last)
 {
 	migration_lock(migration);
 	struct migration_wait *wait = &migration->wait;
@@ -497,13 +277,41 @@ void migration_set_in_doubt(struct migration *migration, const char *host, const
 	free(wait->last_message);
 	wait->last_message = xstrdup(last->message);
 	cleanup_free char *words = xasprintf("waiting for %s to say %s: %s", host, what, last->message);
-	set_reason(migration, ERROR_MIGRATION_IN_DOUBT, words);
-	const bool new_doubt = migration->status != MIGRATION_IN_DOUBT;
-	if (new_doubt)
-		set_status(migration, MIGRATION_IN_DOUBT);
+	set_reason(migration, status == MIGRATION_IN_DOUBT ? ERROR_MIGRATION_IN_DOUBT : ERROR_MIGRATION_RECOVERING, words);
+	const bool new_wait = migration->status != status;
+	if (new_wait)
+		set_status(migration, status);
 	migration_unlock_changed(migration);
-	if (new_doubt)
-		log_status(MIGRATION_IN_DOUBT);
+	if (new_wait)
+		log_status(status);
+}
+
+/* With the mutex held. */
+static void set_postcopy(struct migration *migration)
+{
+	migration->postcopy = migration->too_late_to_abort = migration->promise_settled = true;
+}
+
+bool migration_begin_postcopy(struct migration *migration)
+{
+	migration_lock(migration);
+	const bool begins = !migration->abort_requested;
+	if (begins)
+		set_postcopy(migration);
+	migration_unlock_changed(migration);
+	return begins;
+}
+
+void migration_set_postcopy(struct migration *migration)
+{
+	migration_lock(migration);
+	set_postcopy(migration);
+	migration_unlock_changed(migration);
+}
+
+void migration_set_in_doubt(struct migration *migration, const char *host, const char *what, const struct error *last)
+{
+	migration_set_waiting(migration, MIGRATION_IN_DOUBT, host, what, last);
 }
 
 bool migration_in_doubt(struct migration *migration)
@@ -517,21 +325,58 @@ void migration_clear_doubt(struct migration *migration)
 	migration_lock(migration);
 	free(take_ptr(migration->wait.host));
 	free(take_ptr(migration->wait.last_message));
-	if (migration->reason_code == ERROR_MIGRATION_IN_DOUBT)
+	if (migration->reason_code == ERROR_MIGRATION_IN_DOUBT || migration->reason_code == ERROR_MIGRATION_RECOVERING)
 		migration->reason_code = ERROR_CODE_COUNT;
 	migration_unlock_changed(migration);
+}
+
+/* The mutex is held. */
+static void set_resolution(struct migration *migration, struct migration_resolution resolution)
+{
+	free(migration->resolution.owner);
+	free(migration->resolution.fenced);
+	migration->resolution = resolution;
+	archive_set(migration, "resolved", migration_view_resolution(&resolution));
 }
 
 void migration_set_resolution(struct migration *migration, const char *owner, const char *fenced, uint64_t epoch, int64_t at_wall_ms)
 {
 	migration_lock(migration);
-	struct migration_resolution *resolution = &migration->resolution;
-	free(resolution->owner);
-	free(resolution->fenced);
-	*resolution = (struct migration_resolution){
-		.owner = xstrdup(owner), .fenced = xstrdup(fenced), .at_wall_ms = at_wall_ms, .epoch = epoch};
-	archive_set(migration, "resolved", view_resolution(resolution));
+	set_resolution(migration,
+		       (struct migration_resolution){
+			       .owner = xstrdup(owner), .fenced = xstrdup(fenced), .at_wall_ms = at_wall_ms, .epoch = epoch});
 	migration_unlock_changed(migration);
+}
+
+void migration_begin_settling(struct migration *migration)
+{
+	migration_lock(migration);
+	migration->too_late_to_abort = migration->may_be_resolved = true;
+	migration_unlock_changed(migration);
+}
+
+void migration_end_settling(struct migration *migration, bool answered)
+{
+	migration_lock(migration);
+	migration->may_be_resolved = false;
+	if (answered)
+		set_resolution(migration, (struct migration_resolution){0});
+	migration_unlock_changed(migration);
+}
+
+bool migration_try_resolve(struct migration *migration, const char *owner, const char *fenced, enum migration_status *ret_status)
+{
+	migration_lock(migration);
+	const bool waits = migration->may_be_resolved && migration->status == MIGRATION_IN_DOUBT && !migration->resolution.owner;
+	*ret_status = migration->status;
+	/* Beyond what was offered, whoever is to have it: nothing of what was said before counts any more. */
+	if (waits)
+		set_resolution(migration, (struct migration_resolution){.owner = xstrdup(owner),
+									.fenced = xstrdup(fenced),
+									.at_wall_ms = clock_wall_ms(),
+									.epoch = migration->epoch + 1});
+	migration_unlock_changed(migration);
+	return waits;
 }
 
 uint64_t migration_resolution_epoch(struct migration *migration, char **ret_owner)
@@ -561,6 +406,89 @@ bool migration_abort_requested(struct migration *migration)
 {
 	LOCK_SCOPE(&migration->mutex);
 	return migration->abort_requested;
+}
+
+bool migration_complete_requested(struct migration *migration)
+{
+	LOCK_SCOPE(&migration->mutex);
+	return migration->complete_requested;
+}
+
+bool migration_take_promise(struct migration *migration)
+{
+	LOCK_SCOPE(&migration->mutex);
+	if (!migration->promise_changed)
+		return false;
+	migration->request.promise = migration->promise_wanted;
+	migration->promise_changed = false;
+	migration->promise_was_changed = true;
+	return true;
+}
+
+bool migration_settle_promise(struct migration *migration, int64_t pause_allowed_ms)
+{
+	LOCK_SCOPE(&migration->mutex);
+	if (migration->promise_changed)
+		return false;
+	migration->pause_allowed_ms = pause_allowed_ms;
+	migration->promise_settled = true;
+	return true;
+}
+
+/* The mutex is held. */
+static struct timeline *timeline_of(struct migration *migration)
+{
+	if (!migration->timeline)
+		migration->timeline = xcalloc(1, sizeof(*migration->timeline));
+	return migration->timeline;
+}
+
+void migration_note_sample(struct migration *migration, const struct move_sample *sample, const struct converge_settings *settings)
+{
+	LOCK_SCOPE(&migration->mutex);
+	const struct timeline_point point = {
+		.at_us = sample->at_us - migration->began_us,
+		.remaining_bytes = sample->remaining_bytes,
+		.rate_bytes_per_s = sample->rate_bytes_per_s,
+		.dirty_bytes_per_s = sample->dirty_bytes_per_s,
+		.wire_bytes = sample->wire_bytes ? sample->wire_bytes : sample->transferred_bytes,
+		.pass = sample->pass,
+		.throttle_percent = sample->throttle_percent,
+		.limit_ms = settings->limit_ms,
+	};
+	timeline_add(timeline_of(migration), &point);
+}
+
+void migration_note_decision(struct migration *migration, const char *words)
+{
+	LOCK_SCOPE(&migration->mutex);
+	timeline_say(timeline_of(migration), clock_monotonic_us() - migration->began_us, words);
+}
+
+void migration_note_prediction(struct migration *migration, const struct prediction *prediction, struct prediction *kept)
+{
+	LOCK_SCOPE(&migration->mutex);
+	migration->predicted_total_us = predict_succeeds(prediction->verdict) ? prediction->total_us : -1;
+	if (kept)
+		*kept = *prediction;
+}
+
+json_t *migration_timeline_view(struct migration *migration)
+{
+	static const struct timeline nothing;
+	LOCK_SCOPE(&migration->mutex);
+	if (migration->timeline_kept)
+		return NULL;
+	return timeline_view(migration->timeline ? migration->timeline : &nothing);
+}
+
+void migration_forget_timeline(struct migration *migration)
+{
+	LOCK_SCOPE(&migration->mutex);
+	migration->timeline_kept = true;
+	if (migration->timeline)
+		timeline_done(migration->timeline);
+	free(take_ptr(migration->timeline));
 }
 
 bool migration_ended(struct migration *migration)

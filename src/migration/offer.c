@@ -24,6 +24,20 @@ bool offer_uuid_valid(const char *text)
 	return text[sizeof(shape) - 1] == '\0';
 }
 
+bool offer_key_valid(const char *text)
+{
+	return strlen(text) == OFFER_KEY_HEX_SIZE - 1 && strspn(text, "0123456789abcdef") == OFFER_KEY_HEX_SIZE - 1;
+}
+
+void offer_make_key(char ret_hex[OFFER_KEY_HEX_SIZE])
+{
+	unsigned char key[(OFFER_KEY_HEX_SIZE - 1) / 2];
+	random_bytes(key, sizeof(key));
+	for (size_t i = 0; i < sizeof(key); i++)
+		snprintf(ret_hex + 2 * i, 3, "%02x", key[i]);
+	explicit_bzero(key, sizeof(key));
+}
+
 static int offer_copy_id(const char *text, const char *key, char ret_id[RANDOM_ID_SIZE], struct error **e)
 {
 	if (!offer_id_valid(text))
@@ -67,11 +81,12 @@ int offer_parse(const json_t *json, struct offer *ret, struct error **e)
 	    json_get_object(json, "definition", &definition, e) < 0 || json_get_object(json, "description", &description, e) < 0 ||
 	    json_get_array(json, "proofs", &proofs, e) < 0 || json_get_bool(json, "paused", &offer.paused, e) < 0 ||
 	    json_get_integer(json, "channels", 1, 64, &channels, e) < 0 ||
+	    json_get_bool_opt(json, "postcopy", &offer.postcopy, e) < 0 ||
 	    json_get_string_opt(json, "tls_key_hex", &tls_key_hex, e) < 0 ||
 	    offer_copy_id(id, "migration", offer.migration_id, e) < 0 ||
 	    offer_copy_id(source_journal, "journal", offer.source_journal, e) < 0 || offer_check_proofs(proofs, e) < 0)
 		return -1;
-	if (tls_key_hex && (strlen(tls_key_hex) != 64 || strspn(tls_key_hex, "0123456789abcdef") != 64))
+	if (tls_key_hex && !offer_key_valid(tls_key_hex))
 		return error_set(e, ERROR_PEER_PROTOCOL, "key 'tls_key_hex' must be 64 hex digits");
 	/* One that is missing would be made up here, and be another at each reading. */
 	if (!json_is_string(json_object_get(definition, "uuid")))
@@ -90,9 +105,9 @@ int offer_parse(const json_t *json, struct offer *ret, struct error **e)
 
 json_t *offer_to_json(const struct offer *offer)
 {
-	json_t *json = json_pack("{si ss ss ss sI sb sI}", "protocol", MIGRATION_PROTOCOL, "migration", offer->migration_id, "source",
+	json_t *json = json_pack("{si ss ss ss sI sb sI sb}", "protocol", MIGRATION_PROTOCOL, "migration", offer->migration_id, "source",
 				 offer->source, "journal", offer->source_journal, "epoch", (json_int_t)offer->epoch, "paused",
-				 (int)offer->paused, "channels", (json_int_t)offer->channels);
+				 (int)offer->paused, "channels", (json_int_t)offer->channels, "postcopy", (int)offer->postcopy);
 	json_object_set_new(json, "definition", definition_to_json(offer->definition));
 	json_object_set(json, "description", offer->description);
 	json_object_set(json, "proofs", offer->proofs);

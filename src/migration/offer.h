@@ -23,8 +23,11 @@ struct offer {
 	json_t *proofs;			/* [{target, path, inode, probe, token}] of shared disks */
 	bool paused;
 	unsigned int channels;
+	bool postcopy; /* it may come to post-copy */
 	char *tls_key_hex; /* in prepare, when the copy is encrypted; NULL otherwise */
 };
+
+#define OFFER_KEY_HEX_SIZE 65 /* 256 bits and a NUL */
 
 int offer_parse(const json_t *json, struct offer *ret, struct error **e) MUST_CHECK;
 json_t *offer_to_json(const struct offer *offer);
@@ -33,6 +36,10 @@ void offer_done(struct offer *offer);
 bool offer_id_valid(const char *text);
 /* Whether text is a uuid as definition_parse() writes them: 36 characters, lower case. */
 bool offer_uuid_valid(const char *text);
+
+/* The key of an encrypted copy. */
+bool offer_key_valid(const char *text);
+void offer_make_key(char ret_hex[OFFER_KEY_HEX_SIZE]);
 
 /* No epoch is higher: every reader of JSON can hold it, and a VM that is handed over each second gets there in no time that
  * matters. Without a bound a peer could make one that nothing comes after. */

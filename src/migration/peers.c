@@ -7,12 +7,12 @@
 #include <string.h>
 
 #include "base/cleanup.h"
-#include "base/json.h"
 #include "base/fault.h"
+#include "base/json.h"
 #include "base/xalloc.h"
+#include "migration/offer.h"
 #include "net/socket.h"
 
-#define EPOCH_MAX ((INT64_C(1) << 53) - 1) /* as in offer.h */
 #define PEERS_IDLE_MAX 8
 #define ANSWER_LIMIT_BYTES ((size_t)1024 * 1024)
 
@@ -379,7 +379,7 @@ bool peers_ask_owner(struct peers *peers, const char *name, const char *vm_uuid,
 		return false;
 	int r = http_client_request(client, "GET", path, NULL, timeout_ms, &answer, &e);
 	peers_give_back(peers, name, client, r < 0 && !http_client_answered(client));
-	if (r < 0 || json_get_string(answer, "owner", &owner, &e) < 0 || json_get_integer(answer, "epoch", 1, EPOCH_MAX, &epoch, &e) < 0)
+	if (r < 0 || json_get_string(answer, "owner", &owner, &e) < 0 || json_get_integer(answer, "epoch", 1, OFFER_EPOCH_MAX, &epoch, &e) < 0)
 		return false;
 	*ret_owner = xstrdup(owner);
 	*ret_epoch = (uint64_t)epoch;

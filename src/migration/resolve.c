@@ -52,19 +52,14 @@ static int resolve_arrival(struct migration_host *host, struct migration *migrat
 
 static int resolve_departure(struct migration *migration, const char *owner, const char *fenced, struct error **e)
 {
-	migration_lock(migration);
-	bool waits = migration->may_be_resolved && migration->status == MIGRATION_IN_DOUBT && !migration->resolution.owner;
-	enum migration_status status = migration->status;
-	migration_unlock_changed(migration);
-	if (!waits)
+	enum migration_status status = MIGRATION_STATUS_COUNT;
+	if (!migration_try_resolve(migration, owner, fenced, &status))
 		return error_set(e, ERROR_MIGRATION_NOT_IN_DOUBT,
 				 status == MIGRATION_IN_DOUBT
 					 ? "the migration cannot be settled as long as the journal cannot be written (%s); then restart ferryd"
 					 : "the migration is not in doubt: it is %s",
 				 migration_status_name(status));
 	log_warning("a person settles that %s owns the VM, and states that %s is fenced", owner, fenced);
-	/* Beyond what was offered, whoever is to have it: nothing of what was said before counts any more. */
-	migration_set_resolution(migration, owner, fenced, migration->epoch + 1, clock_wall_ms());
 	return 0; /* its worker sees it within a moment */
 }
 

@@ -39,7 +39,8 @@ static void source_fill_move(const struct source *s, struct move_options *ret)
 		.port = s->data_port,
 		.tls_key_hex = *s->tls_key_hex ? s->tls_key_hex : NULL,
 		.channels = s->migration->request.channels,
-		.bandwidth_bytes_per_s = s->migration->request.bandwidth_bytes_per_s,
+		.bandwidth_bytes_per_s = s->migration->request.promise.bandwidth_bytes_per_s,
+		.may_postcopy = source_may_postcopy(s),
 	};
 }
 
@@ -95,6 +96,7 @@ static int source_move(struct source *s, struct error **e)
 	struct migration *migration = s->migration;
 	cleanup_json json_t *failures = json_array();
 	migration_set_status(migration, MIGRATION_CHECKING);
+	forecast_begin(&s->forecast, s->host, migration, migration->vm->machine);
 	if (source_check(s, failures, e) < 0)
 		return -1;
 	if (json_array_size(failures) > 0)
@@ -107,7 +109,7 @@ static int source_move(struct source *s, struct error **e)
 	migration_set_status(migration, MIGRATION_COPYING);
 	struct move_options move;
 	source_fill_move(s, &move);
-	if (copy_run(s->host, migration, s->machine, &move, &s->copied, e) < 0)
+	if (copy_run(s->host, migration, s->machine, &move, &s->forecast, &s->copied, e) < 0)
 		return -1;
 	return source_pass_point_of_no_return(s, e);
 }
@@ -127,7 +129,8 @@ static void *source_worker_end(struct source *s)
 	/* A VM whose owner is not settled stays locked, so that nobody starts or stops it meanwhile. */
 	if (migration_ended(migration) && migration->vm)
 		source_release_job(host, migration);
-	source_retry_news(s);
+	forecast_learn(&s->forecast, s->round_trip_us);
+	source_await_cleanup(s);
 	source_done(s, false);
 	free(s);
 	migration_host_worker_done(host);
@@ -159,6 +162,18 @@ static struct source *source_new(struct migration_host *host, struct migration *
 
 /* ---- after a restart ---- */
 
+static void source_recover_postcopy(struct source *s)
+{
+	cleanup_error struct error *e = NULL;
+	migration_set_postcopy(s->migration);
+	if (copy_await_serving(s->host, s->machine, &e) == 0)
+		source_settle(s, PEER_FINISH);
+	else if (e->code == ERROR_QEMU_GONE) /* whether finish had been sent before nobody can tell */
+		source_settle(s, PEER_REFUSE);
+	else if (e->code != ERROR_SHUTTING_DOWN)
+		source_roll_back(s, e);
+}
+
 static void *source_recover_main(void *user)
 {
 	struct source *s = user;
@@ -171,6 +186,8 @@ static void *source_recover_main(void *user)
 	s->copied = (struct copy_result){
 		.begun = s->machine != NULL, .was_running = !migration->guest_paused, .ports_shut = s->machine != NULL};
 	s->destination_prepared = true;
+	if (s->copied.was_running && state.run != MACHINE_RUNNING)
+		migration_set_pause_unknown(migration);
 	log_info("recovering: handover=%s, the guest is %s, the copy is %s", handover_state_name(migration->handover),
 		 machine_run_name(state.run), move_state_name(state.move));
 	bool resolved = migration_resolution_epoch(migration, NULL) > 0;
@@ -191,6 +208,8 @@ static void *source_recover_main(void *user)
 		source_settle(s, PEER_REFUSE);
 	} else if (migration->handover == HANDOVER_OFFERED && state.move == MOVE_COMPLETED) {
 		source_settle(s, PEER_FINISH);
+	} else if (migration->handover == HANDOVER_OFFERED && move_in_postcopy(state.move)) {
+		source_recover_postcopy(s);
 	} else {
 		/* Finish is sent only after our QEMU has completed: it never was. */
 		source_roll_back(s, e);
@@ -221,6 +240,7 @@ int source_recover(struct migration_host *host, struct migration *migration, str
 	if (inventory_lock(host->inventory, migration->vm_uuid, job, &migration->vm, e) < 0)
 		return -1;
 	resolve_recall(migration);
+	migration->promise_settled = true; /* nobody else works on it yet; and nothing is copied any more */
 	struct source *s = source_new(host, migration_ref(migration));
 	s->machine = migration->vm->machine;
 	migration_host_start_worker(host, source_recover_main, s, NULL);
@@ -249,7 +269,9 @@ int source_begin(struct migration_host *host, const char *vm_name, struct migrat
 	}
 	struct migration *migration = migration_new(host->migrations, id, MIGRATION_SOURCE, vm->name, vm->uuid,
 						    host->name, request->to, vm->epoch + 1);
+	migration_lock(migration); /* it can be looked at already */
 	migration->request = *request;
+	migration_unlock_changed(migration);
 	*request = (struct migration_request){0};
 	migration->vm = vm;
 	*ret = migration_ref(migration);
@@ -257,8 +279,8 @@ int source_begin(struct migration_host *host, const char *vm_name, struct migrat
 	return 0;
 }
 
-int source_dry_run(struct migration_host *host, const char *vm_name, struct migration_request *request,
-		   json_t **ret_failures, struct error **e)
+int source_rehearse(struct migration_host *host, const char *vm_name, struct migration_request *request,
+		    void (*then)(struct source *s, void *user), void *user, json_t **ret_failures, struct error **e)
 {
 	struct vm *vm = NULL;
 	if (inventory_lock(host->inventory, vm_name, "checks before a migration", &vm, e) < 0) {
@@ -275,6 +297,8 @@ int source_dry_run(struct migration_host *host, const char *vm_name, struct migr
 	struct source *s = source_new(host, migration);
 	cleanup_json json_t *failures = json_array();
 	int r = source_check(s, failures, e);
+	if (r == 0 && then && json_array_size(failures) == 0)
+		then(s, user);
 	if (s->destination_asked)
 		source_send_refuse(s); /* lets the port go that was reserved for the probe */
 	source_done(s, false);
@@ -288,24 +312,92 @@ int source_dry_run(struct migration_host *host, const char *vm_name, struct migr
 	return 0;
 }
 
+int source_dry_run(struct migration_host *host, const char *vm_name, struct migration_request *request,
+		   json_t **ret_failures, struct error **e)
+{
+	return source_rehearse(host, vm_name, request, NULL, NULL, ret_failures, e);
+}
+
+/* Whether it is still for its source to change; the mutex is held. */
+static int source_check_changeable(const struct migration *migration, const char *what, struct error **e)
+{
+	if (migration->role != MIGRATION_SOURCE)
+		return error_set(e, ERROR_INVALID_ARGUMENT, "a migration is %s at its source, %s", what, migration->source);
+	if (migration_status_ended(migration->status))
+		return error_set(e, ERROR_MIGRATION_ENDED, "the migration has ended already: %s",
+				 migration_status_name(migration->status));
+	if (migration->too_late_to_abort)
+		return error_set(e, ERROR_MIGRATION_TOO_LATE,
+				 "%s has been asked to take over; the migration can no longer be %s", migration->destination, what);
+	return 0;
+}
+
 int source_abort(struct migration_host *host, struct migration *migration, struct error **e)
 {
 	migration_lock(migration);
-	bool ended = migration_status_ended(migration->status), too_late = migration->too_late_to_abort;
-	bool theirs = migration->role != MIGRATION_SOURCE;
-	if (!ended && !too_late && !theirs)
-		migration->abort_requested = true;
+	int r = source_check_changeable(migration, "aborted", e);
+	migration->abort_requested |= r == 0;
 	migration_unlock_changed(migration);
-	if (theirs)
-		return error_set(e, ERROR_INVALID_ARGUMENT, "a migration is aborted at its source, %s",
-				 migration->source);
-	if (ended)
-		return error_set(e, ERROR_MIGRATION_ENDED, "the migration has ended already: %s",
-				 migration_status_name(migration->status));
-	if (too_late)
-		return error_set(e, ERROR_MIGRATION_TOO_LATE,
-				 "%s has been asked to take over; the migration can no longer be aborted",
-				 migration->destination);
 	(void)host; /* copy_run() sees the request within one sample */
+	return r;
+}
+
+/* The same, as long as something of it is still to be decided; the mutex is held. */
+static int source_check_undecided(const struct migration *migration, const char *what, struct error **e)
+{
+	if (source_check_changeable(migration, what, e) < 0)
+		return -1;
+	if (migration->promise_settled)
+		return error_set(e, ERROR_MIGRATION_TOO_LATE, "the copy is over; the migration can no longer be %s", what);
+	return 0;
+}
+
+int source_set(struct migration_host *host, struct migration *migration, const json_t *changes, struct error **e)
+{
+	migration_lock(migration);
+	int r = source_check_undecided(migration, "changed", e);
+	struct migration_promise wanted = migration->promise_changed ? migration->promise_wanted : migration->request.promise;
+	if (r == 0 && json_object_size(changes) == 0)
+		r = error_set(e, ERROR_INVALID_ARGUMENT, "there is nothing to change");
+	if (r == 0 && migration_promise_parse(changes, &wanted, e) < 0)
+		r = -1;
+	if (r == 0 && migration_promise_allows(&wanted, CONVERGE_POSTCOPY) &&
+	    !migration_promise_allows(&migration->request.promise, CONVERGE_POSTCOPY))
+		r = error_set(e, ERROR_INVALID_ARGUMENT,
+			      "post-copy must be allowed from the beginning: both sides have to get ready for it");
+	if (r == 0) {
+		migration->promise_wanted = wanted;
+		migration->promise_changed = true;
+	}
+	migration_unlock_changed(migration);
+	(void)host;
+	return r;
+}
+
+int source_complete(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	migration_lock(migration);
+	int r = source_check_undecided(migration, "completed", e);
+	migration->complete_requested |= r == 0;
+	migration_unlock_changed(migration);
+	(void)host;
+	return r;
+}
+
+int source_mend_now(struct migration_host *host, struct migration *migration, struct error **e)
+{
+	migration_lock(migration);
+	const enum migration_status status = migration->status;
+	const bool ours = migration->role == MIGRATION_SOURCE;
+	/* The VM's job is held, by the migration, as long as that recovers. */
+	struct machine *machine = ours && status == MIGRATION_RECOVERING && migration->vm ? migration->vm->machine : NULL;
+	if (machine)
+		inventory_driver(host->inventory)->nudge(machine);
+	migration_unlock_changed(migration);
+	if (!ours)
+		return error_set(e, ERROR_INVALID_ARGUMENT, "a migration is recovered at its source, %s", migration->source);
+	if (!machine)
+		return error_set(e, ERROR_MIGRATION_NOT_RECOVERING, "the migration is not recovering: it is %s",
+				 migration_status_name(status));
 	return 0;
 }

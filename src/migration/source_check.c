@@ -48,6 +48,13 @@ int source_interrupted_why(const struct source *s, struct error *problem, struct
 	return error_move(e, problem);
 }
 
+bool source_may_postcopy(const struct source *s)
+{
+	const struct migration *migration = s->migration;
+	return migration_promise_allows(&migration->request.promise, CONVERGE_POSTCOPY) && !migration->request.paused &&
+	       !migration->guest_paused;
+}
+
 int source_stop_requested(const struct source *s, struct error **e)
 {
 	if (migration_abort_requested(s->migration))
@@ -88,22 +95,22 @@ static int source_describe(struct source *s, json_t *failures, struct error **e)
 	migration->guest_paused = state.run == MACHINE_PAUSED;
 	s->offer.paused = migration->request.paused || migration->guest_paused;
 	s->offer.channels = migration->request.channels;
+	s->offer.postcopy = source_may_postcopy(s);
 	return definition_map(s->driver->definition(s->machine), (const char *const *)migration->request.maps,
 			      migration->request.map_count, &s->offer.definition, e);
 }
 
 /* ---- check ---- */
 
-/* Really connect to where the destination's QEMU will listen: a firewall is found now, not in the middle. */
-static void source_check_data_port(struct source *s, json_t *failures)
+int source_connect_data_port(const struct source *s, int *ret_fd, struct error **e)
 {
-	cleanup_error struct error *e = NULL;
 	cleanup_close int fd = -1;
 	char token[RANDOM_ID_SIZE] = "";
 	size_t length = 0;
-	if (socket_connect_tcp(s->data_address, s->data_port, PROBE_TIMEOUT_MS, &fd, &e) < 0) {
-		checks_add(failures, "source", ERROR_DATA_UNREACHABLE, "%s", e->message);
-		return;
+	struct error *problem = NULL;
+	if (socket_connect_tcp(s->data_address, s->data_port, PROBE_TIMEOUT_MS, &fd, &problem) < 0) {
+		problem->code = ERROR_DATA_UNREACHABLE;
+		return error_move(e, problem);
 	}
 	struct timeval limit = {.tv_sec = PROBE_TIMEOUT_MS / 1000};
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
@@ -115,9 +122,19 @@ static void source_check_data_port(struct source *s, json_t *failures)
 	}
 	token[length] = '\0';
 	if (strcmp(token, s->probe_token) != 0)
-		checks_add(failures, "source", ERROR_DATA_UNREACHABLE,
-			   "something other than %s's ferryd answers at %s port %u", s->migration->destination,
-			   s->data_address, s->data_port);
+		return error_set(e, ERROR_DATA_UNREACHABLE, "something other than %s's ferryd answers at %s port %u",
+				 s->migration->destination, s->data_address, s->data_port);
+	*ret_fd = take_fd(fd);
+	return 0;
+}
+
+/* Really connect to where the destination's QEMU will listen: a firewall is found now, not in the middle. */
+static void source_check_data_port(struct source *s, json_t *failures)
+{
+	cleanup_close int fd = -1;
+	struct error *e = NULL;
+	if (source_connect_data_port(s, &fd, &e) < 0)
+		checks_add_error(failures, "source", e);
 }
 
 /* What the destination found, in our own form: nothing of it that we do not know. */
@@ -192,13 +209,8 @@ static int source_read_check_answer(struct source *s, const json_t *answer, json
 	if (source_read_data_port(s, data, &trusted, e) < 0)
 		return -1;
 	/* Plain text only where both sides' configuration calls the network trusted. */
-	if (!trusted || !socket_address_in_networks(s->data_address, s->host->trusted)) {
-		unsigned char key[32];
-		random_bytes(key, sizeof(key));
-		for (size_t i = 0; i < sizeof(key); i++)
-			snprintf(s->tls_key_hex + 2 * i, 3, "%02x", key[i]);
-		explicit_bzero(key, sizeof(key));
-	}
+	if (!trusted || !socket_address_in_networks(s->data_address, s->host->trusted))
+		offer_make_key(s->tls_key_hex);
 	source_check_data_port(s, failures);
 	return 0;
 }

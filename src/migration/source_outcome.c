@@ -26,26 +26,38 @@
 
 /* ---- finish ---- */
 
-enum finish_answer {
-	FINISH_RUNNING,
-	FINISH_REFUSED,
-	FINISH_NO_ANSWER,
-	/* A person has settled it meanwhile. */
-	FINISH_RESOLVED_HERE,
-	FINISH_RESOLVED_THERE,
-};
+/* Where the destination listens for another stream, if it was asked to. */
+static int source_read_mended(struct source *s, const json_t *answer, struct error **e)
+{
+	int64_t port = 0;
+	const char *address = NULL;
+	s->mend_port = 0;
+	if (!s->mend)
+		return 0;
+	if (json_get_integer_opt(answer, "port", 1, UINT16_MAX, &port, e) < 0 ||
+	    json_get_string_opt(answer, "address", &address, e) < 0)
+		return -1;
+	if (address && snprintf(s->data_address, sizeof(s->data_address), "%s", address) >= (int)sizeof(s->data_address))
+		return error_set(e, ERROR_PEER_PROTOCOL, "the destination's data address is too long");
+	s->mend_port = (uint16_t)port;
+	return 0;
+}
 
-/* Ask the destination to take the VM (or to refuse it); both decide durably there and may be repeated. */
-static enum finish_answer source_ask_outcome(struct source *s, enum peer_message asked, int64_t timeout_ms,
-					     struct error **e)
+enum finish_answer source_ask_outcome(struct source *s, enum peer_message asked, int64_t timeout_ms, struct error **e)
 {
 	cleanup_json json_t *body = json_pack("{ss ss sI ss sb}", "migration", s->migration->id, "vm_uuid",
 					      s->migration->vm_uuid, "epoch", (json_int_t)s->migration->epoch, "source",
 					      s->host->name, "dry_run", (int)!s->destination_prepared);
 	cleanup_json json_t *answer = NULL;
-	uint64_t resolved_epoch = migration_resolution_epoch(s->migration, NULL);
+	/* While the question is still open, what a person settles meanwhile is not part of it: it may be the opposite. */
+	uint64_t resolved_epoch = s->settling ? 0 : migration_resolution_epoch(s->migration, NULL);
 	if (resolved_epoch)
 		json_object_set_new(body, "resolved_epoch", json_integer((json_int_t)resolved_epoch));
+	if (s->mend) {
+		json_object_set_new(body, "mend", json_true());
+		if (*s->tls_key_hex)
+			json_object_set_new(body, "tls_key_hex", json_string(s->tls_key_hex));
+	}
 	if (!s->peer && peers_take(s->host->peers, s->migration->destination, &s->peer, e) < 0)
 		return FINISH_NO_ANSWER;
 	http_client_set_interrupt(s->peer, source_stopping, s);
@@ -61,6 +73,10 @@ static enum finish_answer source_ask_outcome(struct source *s, enum peer_message
 	    json_get_integer_opt(answer, "took_us", 0, INT64_MAX, &took_us, e) < 0)
 		return FINISH_NO_ANSWER;
 	s->settled_there = json_is_true(json_object_get(answer, "settled"));
+	s->done_there = !json_is_false(json_object_get(answer, "done"));
+	s->lost_there = json_is_true(json_object_get(answer, "lost"));
+	if (source_read_mended(s, answer, e) < 0)
+		return FINISH_NO_ANSWER;
 	int64_t wire_us = http_client_last_us(s->peer) - took_us;
 	s->round_trip_us = wire_us > 0 ? wire_us : 0;
 	/* A journal other than the one that it prepared with proves nothing, whatever it says: a refusal is written into a
@@ -101,15 +117,20 @@ static enum finish_answer source_resolved(struct source *s, struct error **e)
 	return here ? FINISH_RESOLVED_HERE : FINISH_RESOLVED_THERE;
 }
 
-/* Wait before the next question; true when there need not be one. */
-static bool source_wait_between(struct source *s, int64_t wait_ms)
+/* Wait before the next question, as long as there need be one. */
+static void source_wait_between(struct source *s, int64_t wait_ms)
 {
 	for (int64_t slice_ms; wait_ms > 0; wait_ms -= slice_ms) {
 		slice_ms = wait_ms < RESOLUTION_LOOK_MS ? wait_ms : RESOLUTION_LOOK_MS;
 		if (migration_host_wait_stopping(s->host, slice_ms) || migration_resolution_epoch(s->migration, NULL))
-			return true;
+			return;
 	}
-	return false;
+}
+
+/* Twice as long the next time, but no longer than the limit of the configuration. */
+static int64_t source_longer_wait_ms(const struct source *s, int64_t wait_ms)
+{
+	return wait_ms * 2 > s->host->times.retry_limit_ms ? s->host->times.retry_limit_ms : wait_ms * 2;
 }
 
 /* Repeat the question (finish, or refuse where that is all that may still be asked) until the destination has
@@ -118,9 +139,7 @@ static enum finish_answer source_finish(struct source *s, enum peer_message ques
 {
 	struct migration *migration = s->migration;
 	int64_t wait_ms = FINISH_RETRY_FIRST_MS;
-	migration_lock(migration);
-	migration->too_late_to_abort = migration->may_be_resolved = true;
-	migration_unlock_changed(migration);
+	migration_begin_settling(migration);
 	s->settling = true;
 	for (;;) {
 		struct error *problem = NULL;
@@ -129,22 +148,20 @@ static enum finish_answer source_finish(struct source *s, enum peer_message ques
 			log_failure(LOG_LEVEL_WARNING, "no answer from the destination; asking again", problem);
 			migration_set_in_doubt(migration, migration->destination, "whether it has taken the VM", problem);
 			error_free(take_ptr(problem));
-			(void)source_wait_between(s, wait_ms);
+			source_wait_between(s, wait_ms);
 			answer = source_resolved(s, &problem);
 		}
 		if (answer != FINISH_NO_ANSWER || migration_host_stopping(s->host)) {
 			if (answer != FINISH_NO_ANSWER)
 				migration_clear_doubt(migration);
-			migration_lock(migration);
-			migration->may_be_resolved = false;
-			migration_unlock_changed(migration);
+			migration_end_settling(migration, answer == FINISH_RUNNING || answer == FINISH_REFUSED);
 			s->settling = false;
 			error_move(e, problem);
 			return answer;
 		}
-		wait_ms = wait_ms * 2 > FINISH_RETRY_MAX_MS ? FINISH_RETRY_MAX_MS : wait_ms * 2;
-		if (wait_ms > s->host->times.retry_limit_ms)
-			wait_ms = s->host->times.retry_limit_ms;
+		wait_ms = source_longer_wait_ms(s, wait_ms);
+		if (wait_ms > FINISH_RETRY_MAX_MS)
+			wait_ms = FINISH_RETRY_MAX_MS;
 	}
 }
 
@@ -183,6 +200,7 @@ int source_confirm(struct source *s, struct error **e)
 		 * hangs, say). The inventory tidies up when it has. */
 		log_failure(LOG_LEVEL_WARNING, "cannot end the source's QEMU", problem);
 		migration_set_cleanup_pending(s->migration, true);
+		s->remains = true;
 		error_free(problem);
 	}
 	return 0;
@@ -233,6 +251,20 @@ static int source_insist(struct source *s, int (*record)(struct source *s, struc
 	}
 }
 
+/* How long the guest stood still although it has not gone: until it ran again, or until now where it does not. */
+static void source_keep_pause(struct source *s)
+{
+	struct machine_state state;
+	s->driver->state(s->machine, &state);
+	/* It was not told by an earlier ferryd when it stopped, and by nobody when it stopped for something else before. */
+	if (!s->copied.was_running || !s->copied.begun_us || state.stopped_us < s->copied.begun_us)
+		return;
+	const int64_t ended_us = state.resumed_us > state.stopped_us ? state.resumed_us : clock_monotonic_us();
+	migration_lock(s->migration);
+	s->migration->downtime_us = ended_us - state.stopped_us;
+	migration_unlock_changed(s->migration);
+}
+
 /* Make the guest run here again (if it did before). Finish was never sent, or was refused durably. */
 static int source_take_back(struct source *s, struct error **e)
 {
@@ -242,7 +274,7 @@ static int source_take_back(struct source *s, struct error **e)
 	/* The copy must have ended before anything else is touched. That QEMU may have completed it by now changes
 	 * nothing: nobody was asked to take the VM. */
 	s->driver->state(s->machine, &state);
-	if (s->copied.begun && state.run != MACHINE_GONE &&
+	if (s->copied.begun && state.run != MACHINE_GONE && !move_in_postcopy(state.move) &&
 	    s->driver->move_cancel(s->machine, QMP_CANCEL_TIMEOUT_MS, &next) < 0) {
 		s->driver->state(s->machine, &state);
 		if (state.run != MACHINE_GONE) { /* it is left as it is; but ours, as nobody was asked to take it */
@@ -269,9 +301,11 @@ static int source_take_back(struct source *s, struct error **e)
 	keep_first(&first, &next);
 	/* The destination may have let the guest run before it was fenced: then our memory does not fit the disks any more, and
 	 * only the person who has settled it can tell. */
-	if (s->copied.was_running && !migration_resolution_epoch(migration, NULL)) /* QEMU has seen to it by itself, or must be told; telling it twice does no harm */
+	if (s->copied.was_running && !migration_resolution_epoch(migration, NULL))
+		/* QEMU has seen to it by itself, or must be told; telling it twice does no harm. */
 		(void)s->driver->resume(s->machine, &next);
 	keep_first(&first, &next);
+	source_keep_pause(s);
 	return first ? error_move(e, first) : 0;
 }
 
@@ -316,16 +350,18 @@ void source_send_refuse(struct source *s)
 		source_owe_news(s);
 }
 
-/* After the end: whose the VM is is settled and written down, the destination does not know it yet. What is owed to it is in
- * the kept record, too, and taken up again by the next ferryd. */
-void source_retry_news(struct source *s)
+/* After the end: whose the VM is is settled and written down. What is still to be done then, until it is: the destination may not know
+ * it yet, and a QEMU that could not be ended is the inventory's. What is owed is in the kept record, too, and taken up again by the
+ * next ferryd. */
+void source_await_cleanup(struct source *s)
 {
 	int64_t wait_ms = REFUSE_RETRY_FIRST_MS;
-	while (s->news_pending && !migration_host_wait_stopping(s->host, wait_ms)) {
-		wait_ms = wait_ms * 2 > s->host->times.retry_limit_ms ? s->host->times.retry_limit_ms : wait_ms * 2;
-		if (!source_tell(s))
+	while ((s->news_pending || s->remains) && !migration_host_wait_stopping(s->host, wait_ms)) {
+		wait_ms = source_longer_wait_ms(s, wait_ms);
+		s->news_pending = s->news_pending && !source_tell(s);
+		s->remains = s->remains && inventory_has_remains(s->host->inventory, s->migration->vm_uuid);
+		if (s->news_pending || s->remains)
 			continue;
-		s->news_pending = false;
 		migration_set_cleanup_pending(s->migration, false);
 		cleanup_error struct error *problem = NULL;
 		if (journal_keep_view(s->host->journal, s->migration, &problem) < 0)
@@ -341,6 +377,9 @@ void source_roll_back(struct source *s, const struct error *why)
 	const bool offered = migration->handover == HANDOVER_OFFERED;
 	enum migration_status status = s->copied.begun || offered ? MIGRATION_ROLLED_BACK : MIGRATION_FAILED;
 	log_failure(LOG_LEVEL_WARNING, "rolling back", why);
+	migration_lock(migration);
+	migration->promise_settled = true;
+	migration_unlock_changed(migration);
 	migration_set_reason(migration, why->code, why->message);
 	if (s->machine && source_take_back(s, &problem) < 0) {
 		struct machine_state state;
@@ -382,7 +421,7 @@ void source_settle(struct source *s, enum peer_message question)
 	cleanup_error struct error *e = NULL;
 	migration_set_status(migration, MIGRATION_COMPLETING);
 	enum finish_answer answer = source_finish(s, question, &e);
-	int64_t answered_us = clock_monotonic_us();
+	s->running_us = clock_monotonic_us();
 	if (answer == FINISH_NO_ANSWER)
 		return; /* ferryd is stopping: the journal says offered, the guest stays paused, and the next ferryd
 			   asks again */
@@ -392,12 +431,14 @@ void source_settle(struct source *s, enum peer_message question)
 	}
 	migration_lock(migration);
 	if (s->copied.stopped_us && answer == FINISH_RUNNING)
-		migration->downtime_us = answered_us - s->copied.stopped_us - s->round_trip_us / 2;
+		migration->downtime_us = s->running_us - s->copied.stopped_us - s->round_trip_us / 2;
 	migration_unlock_changed(migration);
+	if (answer == FINISH_RUNNING && !source_serve(s))
+		return; /* ferryd is stopping: both QEMUs go on, and the next one serves on */
 	if (answer == FINISH_RESOLVED_THERE)
 		source_owe_news(s);
 	if (s->machine)
-		copy_keep_final_figures(s->driver, s->machine, migration);
+		copy_keep_figures(s->driver, s->machine, migration, false);
 	cleanup_free char *why_resolved = answer == FINISH_RESOLVED_THERE ? xstrdup(e->message) : NULL;
 	error_free(take_ptr(e));
 	if (source_insist(s, source_confirm, &e) < 0)

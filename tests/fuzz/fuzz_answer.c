@@ -136,7 +136,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct fuzz_host fuzz;
 	struct migration *migration = NULL;
-	struct migration_request request = {.to = xstrdup(FUZZ_PEER), .transport = xstrdup("auto"), .channels = 1, .max_downtime_ms = 300};
+	struct migration_request request = {.to = xstrdup(FUZZ_PEER),
+					    .transport = xstrdup("auto"),
+					    .channels = 1,
+					    .promise = {.max_downtime_ms = 300},
+					    .policy = &converge_policy_ferry};
 	fuzz_answer = answer;
 	fuzz_host_open(&fuzz);
 	REQUIRE(fuzz_host_load(&fuzz, NULL) == 0);

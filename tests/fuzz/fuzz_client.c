@@ -45,7 +45,7 @@ static void print_all(const json_t *migration)
 	const struct cli cli = {0};
 	(void)report_status(migration);
 	(void)report_end(&cli, migration);
-	report_show(&cli, migration);
+	report_show(&cli, migration, migration); /* a timeline of any shape, too */
 	report_failures(json_object_get(migration, "failures"), output_string(migration, "vm"), "host-b");
 	struct progress *progress = progress_new(false);
 	progress_show(progress, migration);

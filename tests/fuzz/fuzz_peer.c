@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The messages between hosts, as the destination takes them (src/migration/destination.c, arrival.c, offer.c). The input
- * is a conversation, a line each: "a check {…}", "c finish {…}": who asks (host-a, who runs the guest, or host-c, who has
- * nothing to do with it), the message, its body. Two more lines are events: "copy" (all of the guest's memory has
- * arrived), "kill" (the arriving QEMU ends).
+ * The messages between hosts, as the destination takes them (src/migration/destination.c, arrival.c, offer.c), and what it
+ * hears of a VM afterwards (forecast.c). The input is a conversation, a line each: "a check {…}", "c finish {…}": who asks
+ * (host-a, who runs the guest, or host-c, who has nothing to do with it), the message, its body. Two more lines are events:
+ * "copy" (all of the guest's memory has arrived), "kill" (the arriving QEMU ends).
  *
  * Properties: never two running guests, and never one that has not arrived whole (the fake world watches); a host that
  * did not offer the guest cannot make it run; an answer is an answer or an error with a code and a message.
@@ -18,6 +18,7 @@
 #include "fakes/fake_driver.h"
 #include "host.h"
 #include "migration/destination.h"
+#include "migration/forecast.h"
 
 #define LINES_MAX 8 /* the fake world knows so many guests */
 
@@ -70,6 +71,27 @@ static void source_end(struct source_machine *source)
 	vm_driver_fake.detach(source->machine);
 }
 
+/* What was heard goes into predictions, and no figure of these is out of range. */
+static int hear(struct migration_host *host, const char *caller, const json_t *body, json_t **ret, struct error **e)
+{
+	struct predict_guest guest = {.memory_bytes = UINT64_C(1) << 44, .used_bytes = UINT64_C(1) << 43};
+	const struct converge_options options = {.max_downtime_ms = 300, .means = {CONVERGE_POSTCOPY}, .means_count = 1};
+	struct predict_link link;
+	struct rates_vm vm = {0};
+	struct prediction prediction;
+	if (forecast_hear(host, caller, body, e) < 0)
+		return -1;
+	(void)rates_vm(host->rates, json_string_value(json_object_get(body, "vm_uuid")), &vm);
+	for (size_t i = 0; i < 2; i++)
+		predict_add_writes(&guest, vm.writes[i].for_us, vm.writes[i].bytes);
+	if (forecast_know_link(host, caller, &link)) {
+		predict_move(&guest, &link, &converge_policy_ferry, &options, &prediction);
+		REQUIRE(prediction.total_us > 0 && prediction.downtime_us >= 0);
+	}
+	*ret = json_object();
+	return 0;
+}
+
 static int ask(struct migration_host *host, const char *caller, const char *message, const json_t *body, json_t **ret,
 	       struct error **e)
 {
@@ -85,6 +107,8 @@ static int ask(struct migration_host *host, const char *caller, const char *mess
 		const char *id = json_string_value(json_object_get(body, "migration"));
 		return destination_outcome(host, caller, id ? id : "", ret, e);
 	}
+	if (strcmp(message, "learned") == 0)
+		return hear(host, caller, body, ret, e);
 	return error_set(e, ERROR_NOT_FOUND, "no such message");
 }
 

@@ -20,6 +20,7 @@
 #include "host/recovery.h"
 #include "migration/data_port.h"
 #include "migration/destination.h"
+#include "migration/rates.h"
 #include "net/socket.h"
 
 fuzz_answer_function *fuzz_answer;
@@ -134,6 +135,7 @@ int fuzz_host_load(struct fuzz_host *fuzz, struct error **e)
 	if (inventory_new(&options, &host->inventory, e) < 0)
 		return -1;
 	REQUIRE(journal_open(fuzz->db, host->inventory, &host->journal, NULL) == 0);
+	REQUIRE(rates_open(fuzz->db, &host->rates, NULL) == 0);
 	REQUIRE(peers_new(fuzz->db, &files, &host->peers, NULL) == 0);
 	REQUIRE(peers_add(host->peers, FUZZ_PEER, "198.18.0.1", 4710, NULL) >= 0);
 	REQUIRE(peers_add(host->peers, FUZZ_THIRD, "198.18.0.3", 4710, NULL) >= 0);
@@ -150,6 +152,7 @@ void fuzz_host_close(struct fuzz_host *fuzz)
 	if (host->peers)
 		peers_free(host->peers);
 	journal_free(host->journal);
+	rates_free(host->rates);
 	loop_quit(host->loop);
 	pthread_join(fuzz->loop_thread, NULL);
 	loop_free(host->loop);

@@ -61,9 +61,11 @@ static void test_defaults(void **state)
 	assert_string_equal(config.data_address, "");
 	assert_int_equal(config.data_port_min, 49152);
 	assert_int_equal(config.data_port_max, 49215);
+	assert_int_equal(config.stream_timeout_ms, 30000);
 	assert_string_equal(config.trusted_networks, "");
 	assert_string_equal(config.qemu_binary, "");
 	assert_string_equal(config.accelerator, "auto");
+	assert_string_equal(config.dirty_ring, "no");
 	assert_int_equal(config.times.finish_timeout_ms, 30000);
 	assert_int_equal(config.times.silence_limit_ms, 60000);
 	assert_int_equal(config.times.check_timeout_ms, 20000);
@@ -86,8 +88,8 @@ static void test_every_key(void **state)
 	read_good("; a comment\n# another\n\n"
 		  "[host]\nname = host-7\n"
 		  "[control]\naddress = 198.18.0.7\nport = 4711\n"
-		  "[data]\naddress = 198.18.1.7\nnative_ports = 50000-50000\ntrusted = 198.18.1.0/24, fd00::/8\n"
-		  "[qemu]\nbinary = /opt/qemu\naccelerator = tcg\nuser = 1001:1002\n"
+		  "[data]\naddress = 198.18.1.7\nnative_ports = 50000-50000\nstream_timeout = 9\ntrusted = 198.18.1.0/24, fd00::/8\n"
+		  "[qemu]\nbinary = /opt/qemu\naccelerator = tcg\ndirty_ring = yes\nuser = 1001:1002\n"
 		  "[migration]\nfinish_timeout = 7\nsilence_limit = 8\ncheck_timeout = 1\nprepare_timeout = 2\n"
 		  "refuse_timeout = 3\noutcome_timeout = 4\ncheck_lifetime = 5\nretry_limit = 6\nextra_args = refuse\n"
 		  "[log]\nlevel = debug\n"
@@ -99,9 +101,11 @@ static void test_every_key(void **state)
 	assert_string_equal(config.data_address, "198.18.1.7");
 	assert_int_equal(config.data_port_min, 50000);
 	assert_int_equal(config.data_port_max, 50000);
+	assert_int_equal(config.stream_timeout_ms, 9000);
 	assert_string_equal(config.trusted_networks, "198.18.1.0/24, fd00::/8");
 	assert_string_equal(config.qemu_binary, "/opt/qemu");
 	assert_string_equal(config.accelerator, "tcg");
+	assert_string_equal(config.dirty_ring, "yes");
 	assert_int_equal(config.uid, 1001);
 	assert_int_equal(config.gid, 1002);
 	assert_int_equal(config.times.finish_timeout_ms, 7000);

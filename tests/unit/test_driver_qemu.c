@@ -12,8 +12,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -22,6 +24,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -39,6 +42,7 @@
 #define QEMU_UID 61000
 #define LONG_US 20000000 /* never waited for in a test that passes */
 #define KEY "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+#define OTHER_KEY "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100"
 
 struct site {
 	struct driver_host host;
@@ -97,6 +101,7 @@ static void site_init(struct site *site, const char *name)
 		.accelerator = "tcg",
 		.uid = QEMU_UID,
 		.gid = QEMU_UID,
+		.stream_timeout_ms = 20000,
 	};
 }
 
@@ -516,6 +521,23 @@ static void test_describe_and_check(void **state)
 	definition_free(definition);
 }
 
+/* All connections of the stream are held, whoever made them, and set up as ours are. */
+static void assert_connections(struct machine *source, const struct move_options *move)
+{
+	struct move_sample sample;
+	OK(driver->move_sample(source, &sample, e));
+	move_sample_done(&sample);
+	assert_int_equal(source->connection_count, move->channels > 1 ? move->channels + 1 : 1);
+	for (size_t i = 0; i < source->connection_count; i++) {
+		int timeout_ms = 0, unsent_bytes = 0;
+		socklen_t size = sizeof(int);
+		assert_int_equal(getsockopt(source->connections[i], IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, &size), 0);
+		assert_int_equal(timeout_ms, 20000);
+		assert_int_equal(getsockopt(source->connections[i], IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent_bytes, &size), 0);
+		assert_int_equal(unsent_bytes, 128 << 10);
+	}
+}
+
 /* From move_prepare() to a loaded destination. */
 static void move_to_b(struct machine *source, struct machine *destination, const struct move_options *move)
 {
@@ -525,14 +547,14 @@ static void move_to_b(struct machine *source, struct machine *destination, const
 	assert_no_folder(source, "move");
 	wait_for(source, 0, MASK(MOVE_PRE_SWITCHOVER));
 	assert_int_not_equal(run_of(source), MACHINE_RUNNING);
+	assert_connections(source, move);
 	OK(driver->move_continue(source, e));
 	wait_for(source, 0, MASK(MOVE_COMPLETED));
 	assert_int_equal(run_of(source), MACHINE_HANDED_OVER);
 	OK(driver->move_sample(source, &sample, e));
 	assert_int_equal(sample.state, MOVE_COMPLETED);
 	assert_true(sample.total_bytes >= 32 << 20);
-	if (move->channels == 1)
-		assert_true(sample.wire_bytes >= sample.transferred_bytes);
+	assert_true(sample.wire_bytes >= sample.transferred_bytes);
 	move_sample_done(&sample);
 	OK(driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
 	assert_int_equal(run_of(destination), MACHINE_INCOMING);
@@ -581,35 +603,35 @@ static void test_move_plain(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(&(struct move_options){.channels = 1, .downtime_limit_ms = 300}, false);
+	move_there(&(struct move_options){.channels = 1, .limits.downtime_ms = 300}, false);
 }
 
 static void test_move_tls(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(&(struct move_options){.channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY}, false);
+	move_there(&(struct move_options){.channels = 1, .limits.downtime_ms = 300, .tls_key_hex = KEY}, false);
 }
 
 static void test_move_multifd(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(&(struct move_options){.channels = 2, .downtime_limit_ms = 300}, false);
+	move_there(&(struct move_options){.channels = 2, .limits.downtime_ms = 300}, false);
 }
 
 static void test_move_multifd_tls(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(&(struct move_options){.channels = 2, .downtime_limit_ms = 300, .tls_key_hex = KEY}, false);
+	move_there(&(struct move_options){.channels = 2, .limits.downtime_ms = 300, .tls_key_hex = KEY}, false);
 }
 
 static void test_move_paused(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	move_there(&(struct move_options){.channels = 1, .downtime_limit_ms = 300}, true);
+	move_there(&(struct move_options){.channels = 1, .limits.downtime_ms = 300}, true);
 }
 
 /* There and back, paused all the way: images that were never activated at the destination leave it again. */
@@ -623,7 +645,7 @@ static void test_move_paused_with_disk_and_back(void **state)
 	cleanup_free char *more =
 		xasprintf("\"disks\": [{\"target\": \"vda\", \"path\": \"%s\", \"format\": \"raw\"}]", disk);
 	struct definition *definition = define(more);
-	struct move_options move = {.channels = 1, .downtime_limit_ms = 300};
+	struct move_options move = {.channels = 1, .limits.downtime_ms = 300};
 	struct machine *first = NULL, *second = NULL;
 	bool ran;
 	OK(driver->start(&a.host, definition, true, NULL, &first, e));
@@ -652,7 +674,7 @@ static void test_move_with_ports(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options move = {.channels = 1, .downtime_limit_ms = 300};
+	struct move_options move = {.channels = 1, .limits.downtime_ms = 300};
 	struct definition *definition =
 		define("\"nics\": [{\"bridge\": \"br0\"}, {\"bridge\": \"br0\", \"model\": \"e1000\"}]");
 	struct machine *source = NULL;
@@ -687,11 +709,123 @@ static void test_move_with_ports(void **state)
 	definition_free(definition);
 }
 
+/* ---- post-copy ---- */
+
+/* QEMU's user may use userfaultfd only where the host's administrator has said so; root may always. */
+static void run_as(uid_t user)
+{
+	a.host.uid = b.host.uid = user;
+	a.host.gid = b.host.gid = user;
+}
+
+/* Into post-copy: the guest runs at the destination, most of its memory is not there. */
+static void into_postcopy(struct machine *source, struct machine *destination, const struct move_options *move)
+{
+	bool ran;
+	OK(driver->move_prepare(source, move, e));
+	OK(driver->move_start(source, move, e));
+	wait_for(source, 0, MASK(MOVE_ACTIVE));
+	OK(driver->move_start_postcopy(source, e));
+	wait_for(source, 0, MASK(MOVE_PRE_SWITCHOVER));
+	assert_int_equal(run_of(destination), MACHINE_INCOMING);
+	OK(driver->move_continue(source, e));
+	wait_for(source, 0, MASK(MOVE_POSTCOPY));
+	assert_int_equal(run_of(source), MACHINE_HANDED_OVER);
+	for (struct move_sample sample = {0}; sample.postcopy_bytes == 0; move_sample_done(&sample))
+		OK(driver->move_sample(source, &sample, e));
+	OK(driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
+	assert_int_equal(run_of(destination), MACHINE_INCOMING);
+	OK(driver->take_over(destination, false, &ran, e));
+	assert_int_equal(run_of(destination), MACHINE_RUNNING);
+}
+
+static void both_complete(struct machine *source, struct machine *destination)
+{
+	wait_for(destination, 0, MASK(MOVE_COMPLETED));
+	wait_for(source, 0, MASK(MOVE_COMPLETED));
+	assert_int_equal(run_of(destination), MACHINE_RUNNING);
+	assert_int_equal(run_of(source), MACHINE_HANDED_OVER);
+	OK(driver->move_restore(destination, e));
+	OK(driver->move_restore(source, e));
+}
+
+static void test_postcopy(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	run_as(0);
+	struct move_options move = {.channels = 1, .limits.downtime_ms = 1, .bandwidth_bytes_per_s = 2000000, .may_postcopy = true};
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	struct machine *destination = start_incoming(driver->definition(source), &move);
+	into_postcopy(source, destination, &move);
+	OK(driver->move_set_bandwidth(source, 0, e));
+	both_complete(source, destination);
+	end(source);
+	end(destination);
+	run_as(QEMU_UID);
+	definition_free(definition);
+}
+
+/* The stream breaks: neither side ends, both can be found again by another ferryd, and it goes on over another stream. */
+static void recover_postcopy(const char *key)
+{
+	run_as(0);
+	struct move_options move = {.channels = 1, .limits.downtime_ms = 1, .bandwidth_bytes_per_s = 500000, .may_postcopy = true,
+				    .tls_key_hex = key};
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	struct machine *destination = start_incoming(driver->definition(source), &move);
+	into_postcopy(source, destination, &move);
+	for (int i = 0; i < 2; i++) {
+		shutdown(source->connections[0], SHUT_RDWR);
+		wait_for(source, 0, MASK(MOVE_POSTCOPY_PAUSED));
+		wait_for(destination, 0, MASK(MOVE_POSTCOPY_PAUSED));
+		if (i == 1) { /* other ferryds */
+			driver->detach(source);
+			driver->detach(destination);
+			OK(driver->attach(&a.host, definition->uuid, NULL, &source, e));
+			OK(driver->attach(&b.host, definition->uuid, NULL, &destination, e));
+		}
+		assert_int_equal(run_of(source), MACHINE_HANDED_OVER);
+		assert_int_equal(run_of(destination), MACHINE_RUNNING);
+		if (key) /* each stream has one of its own */
+			move.tls_key_hex = i == 0 ? OTHER_KEY : KEY;
+		move.port = next_port++;
+		OK(driver->move_listen_again(destination, &move, e));
+		OK(driver->move_resume(source, &move, e));
+		wait_for(source, 0, MASK(MOVE_POSTCOPY));
+		wait_for(destination, 0, MASK(MOVE_POSTCOPY));
+	}
+	OK(driver->move_set_bandwidth(source, 0, e));
+	both_complete(source, destination);
+	end(source);
+	end(destination);
+	run_as(QEMU_UID);
+	definition_free(definition);
+}
+
+static void test_postcopy_recovers(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	recover_postcopy(NULL);
+}
+
+static void test_postcopy_recovers_encrypted(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	recover_postcopy(KEY);
+}
+
 static void test_wrong_key(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options move = {.channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY};
+	struct move_options move = {.channels = 1, .limits.downtime_ms = 300, .tls_key_hex = KEY};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	OK(driver->start(&a.host, definition, false, NULL, &source, e));
@@ -717,7 +851,7 @@ static void test_cancel_and_again(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options slow = {.channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 4096};
+	struct move_options slow = {.channels = 1, .limits.downtime_ms = 1, .bandwidth_bytes_per_s = 4096};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	OK(driver->start(&a.host, definition, false, NULL, &source, e));
@@ -734,7 +868,7 @@ static void test_cancel_and_again(void **state)
 	FAILS(ERROR_QEMU_GONE, driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
 	end(destination);
 
-	struct move_options fast = {.channels = 1, .downtime_limit_ms = 300};
+	struct move_options fast = {.channels = 1, .limits.downtime_ms = 300};
 	destination = start_incoming(driver->definition(source), &fast);
 	OK(driver->move_prepare(source, &fast, e));
 	OK(driver->move_start(source, &fast, e));
@@ -756,12 +890,239 @@ static void test_cancel_and_again(void **state)
 
 /* A destination that takes nothing more: the source's QEMU sits in a write, and only shutting its socket gets it out.
  */
+/* ---- limits and throttling ---- */
+
+#define PROCESSORS 2
+
+static void find_processors(const struct machine *machine, pid_t ret[PROCESSORS])
+{
+	cleanup_free char *tasks = xasprintf("/proc/%d/task", (int)machine->process.pid);
+	DIR *list = opendir(tasks);
+	assert_non_null(list);
+	size_t count = 0;
+	for (const struct dirent *entry; (entry = readdir(list));) {
+		cleanup_free char *path = xasprintf("%s/%s/comm", tasks, entry->d_name);
+		char name[32] = "";
+		cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || read(fd, name, sizeof(name) - 1) < 0 || strncmp(name, "CPU ", 4) != 0)
+			continue;
+		assert_in_range(count, 0, PROCESSORS - 1);
+		ret[count++] = (pid_t)atoi(entry->d_name);
+	}
+	closedir(list);
+	assert_int_equal(count, PROCESSORS);
+}
+
+static bool processors_have(const struct machine *machine, int policy)
+{
+	pid_t threads[PROCESSORS];
+	find_processors(machine, threads);
+	unsigned int right = 0;
+	for (size_t i = 0; i < PROCESSORS; i++)
+		right += (sched_getscheduler(threads[i]) & ~SCHED_RESET_ON_FORK) == policy;
+	assert_true(right == 0 || right == PROCESSORS);
+	return right > 0;
+}
+
+static void assert_parameter(struct machine *machine, const char *name, json_int_t wanted)
+{
+	json_t *settings = NULL;
+	OK(qemu_migration_settings_read(machine->qmp, &settings, e));
+	json_int_t is = json_integer_value(json_object_get(json_object_get(settings, "parameters"), name));
+	json_decref(settings);
+	if (is != wanted)
+		fail_msg("QEMU's %s is %lld, not %lld", name, (long long)is, (long long)wanted);
+}
+
+/* A guest of two processors and a copy of it that does not get on. */
+struct slow_move {
+	struct definition *definition;
+	struct machine *source, *destination;
+	json_t *before; /* its settings */
+};
+
+static struct slow_move slow_move_begin(void)
+{
+	struct slow_move slow = {.definition = define("\"vcpus\": 2")};
+	struct move_options move = {
+		.channels = 1, .bandwidth_bytes_per_s = 4096, .may_throttle = true, .limits.downtime_ms = 5};
+	OK(driver->start(&a.host, slow.definition, false, NULL, &slow.source, e));
+	OK(qemu_migration_settings_read(slow.source->qmp, &slow.before, e));
+	slow.destination = start_incoming(driver->definition(slow.source), &move);
+	OK(driver->move_prepare(slow.source, &move, e));
+	OK(driver->move_start(slow.source, &move, e));
+	wait_for(slow.source, 0, MASK(MOVE_ACTIVE));
+	return slow;
+}
+
+/* Called off: nothing of it is left. */
+static void slow_move_end(struct slow_move *slow, int policy)
+{
+	json_t *after = NULL;
+	OK(driver->move_cancel(slow->source, 5000, e));
+	OK(driver->move_restore(slow->source, e));
+	assert_true(processors_have(slow->source, policy));
+	OK(qemu_migration_settings_read(slow->source->qmp, &after, e));
+	assert_true(json_equal(slow->before, after));
+	json_decref(after);
+	json_decref(slow->before);
+	end(slow->source);
+	end(slow->destination);
+	definition_free(slow->definition);
+}
+
+static void set_limits(struct machine *machine, unsigned int downtime_ms, unsigned int percent, unsigned int increment)
+{
+	const struct move_limits limits = {
+		.downtime_ms = downtime_ms, .throttle_percent = percent, .throttle_increment = increment};
+	OK(driver->move_set_limits(machine, &limits, e));
+}
+
+/* Whether the kernel lets us; else it is told why nothing was tested. */
+static bool throttled_from_outside(const struct slow_move *slow)
+{
+	if (slow->source->qemu_throttles)
+		print_message("# skipped, needs CAP_SYS_NICE and threads on all processors\n");
+	return !slow->source->qemu_throttles;
+}
+
+static void test_throttle_from_outside(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct slow_move slow = slow_move_begin();
+	struct move_sample sample;
+	assert_parameter(slow.source, "downtime-limit", 5);
+	set_limits(slow.source, 77, 80, 0);
+	assert_parameter(slow.source, "downtime-limit", 77);
+	if (throttled_from_outside(&slow)) {
+		/* QEMU is left out of it: a hundredth is the least that it can be told. */
+		assert_parameter(slow.source, "max-cpu-throttle", 1);
+		assert_true(processors_have(slow.source, SCHED_DEADLINE));
+		OK(driver->move_sample(slow.source, &sample, e));
+		assert_int_equal(sample.throttle_percent, 80);
+		assert_true(sample.throttle_at_once);
+		assert_in_range(sample.throttle_slice_ms, 1, 10);
+		move_sample_done(&sample);
+		set_limits(slow.source, 77, 0, 0);
+		assert_true(processors_have(slow.source, SCHED_OTHER));
+		set_limits(slow.source, 77, 95, 0);
+		assert_true(processors_have(slow.source, SCHED_DEADLINE));
+		/* Before QEMU has been asked anything, as it may hang. */
+		OK(driver->move_cancel(slow.source, 5000, e));
+		assert_true(processors_have(slow.source, SCHED_OTHER));
+	}
+	slow_move_end(&slow, SCHED_OTHER);
+}
+
+static void test_throttle_is_released_later(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct slow_move slow = slow_move_begin();
+	set_limits(slow.source, 5, 80, 0);
+	if (throttled_from_outside(&slow)) {
+		/* A ferryd that is killed undoes nothing; whoever finds the machine again does. */
+		slow.source->throttle_percent = 0;
+		driver->detach(slow.source);
+		OK(driver->attach(&a.host, slow.definition->uuid, NULL, &slow.source, e));
+		assert_true(processors_have(slow.source, SCHED_DEADLINE));
+	}
+	slow_move_end(&slow, SCHED_OTHER);
+}
+
+static void test_throttle_ends_with_ferryd(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct slow_move slow = slow_move_begin();
+	set_limits(slow.source, 5, 80, 0);
+	if (throttled_from_outside(&slow))
+		assert_true(processors_have(slow.source, SCHED_DEADLINE));
+	driver->detach(slow.source);
+	OK(driver->attach(&a.host, slow.definition->uuid, NULL, &slow.source, e));
+	assert_true(processors_have(slow.source, SCHED_OTHER));
+	slow_move_end(&slow, SCHED_OTHER);
+}
+
+static size_t limited_processors(struct machine *machine)
+{
+	json_t *list = NULL;
+	OK(qmp_execute(machine->qmp, "query-vcpu-dirty-limit", NULL, &list, 10000, e));
+	const size_t count = json_array_size(list);
+	json_decref(list);
+	return count;
+}
+
+/* On the machine's KVM, where there is one. The guest does not run: that some KVMs cannot. */
+static void test_dirty_limit(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct driver_host host = a.host;
+	struct machine *machine = NULL;
+	cleanup_error struct error *problem = NULL;
+	struct definition *definition = define("\"vcpus\": 2, \"cpu\": {\"model\": \"host\", \"features\": [\"-arch-capabilities\"]}");
+	const struct move_options move = {.channels = 1, .bandwidth_bytes_per_s = 4096, .may_throttle = true, .limits.downtime_ms = 5};
+	const struct move_limits limited = {.downtime_ms = 5, .throttle_percent = 80, .dirty_bytes_per_s = 20 << 20}, none = {.downtime_ms = 5};
+	host.accelerator = "kvm";
+	host.dirty_ring = true;
+	host.uid = host.gid = 0; /* who else may open it is the machine's affair */
+	if (driver->start(&host, definition, true, NULL, &machine, &problem) < 0) {
+		print_message("# skipped, there is no KVM for it: %s\n", problem->message);
+		definition_free(definition);
+		skip();
+	}
+	OK(driver->move_prepare(machine, &move, e));
+	OK(driver->move_set_limits(machine, &limited, e));
+	assert_true(machine->dirty_limited);
+	assert_int_equal(limited_processors(machine), 2);
+	assert_true(processors_have(machine, SCHED_OTHER));
+	OK(driver->move_set_limits(machine, &none, e));
+	assert_int_equal(limited_processors(machine), 0);
+	/* Whoever comes after a ferryd that was killed finds it. */
+	OK(driver->move_set_limits(machine, &limited, e));
+	driver->detach(machine);
+	OK(driver->attach(&host, definition->uuid, NULL, &machine, e));
+	assert_int_equal(limited_processors(machine), 2);
+	OK(driver->move_restore(machine, e));
+	assert_int_equal(limited_processors(machine), 0);
+	end(machine);
+	definition_free(definition);
+}
+
+/* As other systems have it, or where it cannot be done from outside. */
+static void test_throttle_by_qemu(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct slow_move slow = slow_move_begin();
+	set_limits(slow.source, 300, 20, 10);
+	assert_parameter(slow.source, "cpu-throttle-initial", 20);
+	assert_parameter(slow.source, "cpu-throttle-increment", 10);
+	assert_parameter(slow.source, "max-cpu-throttle", 99);
+	assert_parameter(slow.source, "throttle-trigger-threshold", 50);
+	assert_true(processors_have(slow.source, SCHED_OTHER));
+
+	pid_t threads[PROCESSORS];
+	const struct sched_param none = {0};
+	find_processors(slow.source, threads);
+	for (size_t i = 0; i < PROCESSORS; i++)
+		assert_int_equal(sched_setscheduler(threads[i], SCHED_BATCH, &none), 0);
+	set_limits(slow.source, 300, 80, 0);
+	assert_parameter(slow.source, "cpu-throttle-initial", 80);
+	assert_parameter(slow.source, "max-cpu-throttle", 80);
+	assert_parameter(slow.source, "throttle-trigger-threshold", 1);
+	assert_true(processors_have(slow.source, SCHED_BATCH));
+	slow_move_end(&slow, SCHED_BATCH);
+}
+
 static void test_cancel_with_stuck_destination(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
 	for (unsigned int channels = 1; channels <= 2; channels++) {
-		struct move_options move = {.channels = channels, .downtime_limit_ms = 300};
+		struct move_options move = {.channels = channels, .limits.downtime_ms = 300};
 		cleanup_free char *random = xmalloc(24 << 20);
 		cleanup_free char *image = xasprintf("%s/random", folder);
 		random_bytes(random, 24 << 20);
@@ -792,7 +1153,7 @@ static void test_destination_dies(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options slow = {.channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 65536};
+	struct move_options slow = {.channels = 1, .limits.downtime_ms = 1, .bandwidth_bytes_per_s = 65536};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	bool ran = true;
@@ -814,12 +1175,10 @@ static void test_destination_dies(void **state)
 	definition_free(definition);
 }
 
-/* The source's QEMU dies: our own hold on the connection must not keep the destination waiting. */
-static void test_source_dies(void **state)
+/* The source's QEMU dies: our own hold on the connections must not keep the destination waiting. */
+static void source_dies(unsigned int channels)
 {
-	(void)state;
-	NEEDS_QEMU();
-	struct move_options slow = {.channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 65536};
+	struct move_options slow = {.channels = channels, .limits.downtime_ms = 1, .bandwidth_bytes_per_s = 65536};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	OK(driver->start(&a.host, definition, false, NULL, &source, e));
@@ -827,9 +1186,60 @@ static void test_source_dies(void **state)
 	OK(driver->move_prepare(source, &slow, e));
 	OK(driver->move_start(source, &slow, e));
 	wait_for(destination, 0, MASK(MOVE_ACTIVE));
+	wait_for(source, 0, MASK(MOVE_ACTIVE));
+	assert_connections(source, &slow);
 	OK(process_signal(source->pidfd, SIGKILL, e));
 	FAILS(ERROR_QEMU_GONE, driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
 	wait_for(source, MASK(MACHINE_GONE), 0);
+	end(destination);
+	end(source);
+	definition_free(definition);
+}
+
+static void test_source_dies(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	source_dies(1);
+	source_dies(2);
+}
+
+/* Of this thread. */
+static void set_capability(unsigned int number, bool on)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+	const uint32_t bit = UINT32_C(1) << number % 32;
+	assert_int_equal(syscall(SYS_capget, &header, data), 0);
+	data[number / 32].effective = on ? data[number / 32].effective | bit : data[number / 32].effective & ~bit;
+	assert_int_equal(syscall(SYS_capset, &header, data), 0);
+}
+
+/* Where QEMU's descriptors cannot be had, its connections stay as it has made them. */
+static void test_move_multifd_untouched(void **state)
+{
+	(void)state;
+	NEEDS_QEMU();
+	struct move_options move = {.channels = 2, .limits.downtime_ms = 300};
+	struct definition *definition = define("");
+	struct machine *source = NULL;
+	struct move_sample sample;
+	OK(driver->start(&a.host, definition, false, NULL, &source, e));
+	struct machine *destination = start_incoming(driver->definition(source), &move);
+	OK(driver->move_prepare(source, &move, e));
+	OK(driver->move_start(source, &move, e));
+	wait_for(source, 0, MASK(MOVE_PRE_SWITCHOVER));
+	set_capability(CAP_SYS_PTRACE, false);
+	OK(driver->move_sample(source, &sample, e));
+	set_capability(CAP_SYS_PTRACE, true);
+	assert_int_equal(sample.wire_bytes, 0);
+	move_sample_done(&sample);
+	OK(driver->move_sample(source, &sample, e)); /* asked once */
+	assert_int_equal(sample.wire_bytes, 0);
+	move_sample_done(&sample);
+	OK(driver->move_continue(source, e));
+	wait_for(source, 0, MASK(MOVE_COMPLETED));
+	OK(driver->wait_loaded(destination, clock_monotonic_us() + LONG_US, e));
 	end(destination);
 	end(source);
 	definition_free(definition);
@@ -840,7 +1250,7 @@ static void test_restart_during_move(void **state)
 {
 	(void)state;
 	NEEDS_QEMU();
-	struct move_options move = {.channels = 1, .downtime_limit_ms = 300, .tls_key_hex = KEY};
+	struct move_options move = {.channels = 1, .limits.downtime_ms = 300, .tls_key_hex = KEY};
 	struct definition *definition = define("");
 	struct machine *source = NULL;
 	json_t *before = NULL, *after = NULL;
@@ -1007,7 +1417,7 @@ static void test_no_write_is_lost(void **state)
 	assert_int_equal(truncate(disk, 1 << 20), 0); /* the BIOS boots from no smaller one */
 
 	struct definition *definition = define(more);
-	struct move_options move = {.channels = 1, .downtime_limit_ms = 1, .bandwidth_bytes_per_s = 4000000};
+	struct move_options move = {.channels = 1, .limits.downtime_ms = 1, .bandwidth_bytes_per_s = 4000000};
 	struct machine *source = NULL;
 	OK(driver->start(&a.host, definition, true, NULL, &source, e));
 	cleanup_free char *console = machine_path(source, "console.sock");
@@ -1029,7 +1439,7 @@ static void test_no_write_is_lost(void **state)
 		if (now.pass < 6 && now.move != MOVE_PRE_SWITCHOVER)
 			assert_true(driver->wait_change(source, now.change, clock_monotonic_us() + LONG_US));
 	} while (now.pass < 6 && now.move != MOVE_PRE_SWITCHOVER);
-	OK(driver->move_set_downtime_limit(source, 2000, e));
+	OK(driver->move_set_limits(source, &(struct move_limits){.downtime_ms = 2000}, e));
 	wait_for(source, 0, MASK(MOVE_PRE_SWITCHOVER));
 	OK(driver->move_continue(source, e));
 	wait_for(source, MASK(MACHINE_HANDED_OVER), 0);
@@ -1084,12 +1494,21 @@ int main(void)
 		cmocka_unit_test(test_move_plain),
 		cmocka_unit_test(test_move_tls),
 		cmocka_unit_test(test_move_multifd),
+		cmocka_unit_test(test_move_multifd_untouched),
 		cmocka_unit_test(test_move_multifd_tls),
 		cmocka_unit_test(test_move_paused),
 		cmocka_unit_test(test_move_paused_with_disk_and_back),
 		cmocka_unit_test(test_move_with_ports),
+		cmocka_unit_test(test_postcopy),
+		cmocka_unit_test(test_postcopy_recovers),
+		cmocka_unit_test(test_postcopy_recovers_encrypted),
 		cmocka_unit_test(test_wrong_key),
 		cmocka_unit_test(test_cancel_and_again),
+		cmocka_unit_test(test_throttle_from_outside),
+		cmocka_unit_test(test_throttle_is_released_later),
+		cmocka_unit_test(test_throttle_ends_with_ferryd),
+		cmocka_unit_test(test_throttle_by_qemu),
+		cmocka_unit_test(test_dirty_limit),
 		cmocka_unit_test(test_cancel_with_stuck_destination),
 		cmocka_unit_test(test_destination_dies),
 		cmocka_unit_test(test_source_dies),
@@ -1100,5 +1519,6 @@ int main(void)
 		cmocka_unit_test(test_no_write_is_lost),
 		cmocka_unit_test(test_no_descriptor_leaks),
 	};
+	cmocka_set_test_filter(getenv("FERRY_TEST_FILTER"));
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

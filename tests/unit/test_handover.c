@@ -22,7 +22,7 @@
 #include "base/fault.h"
 #include "base/json.h"
 #include "base/xalloc.h"
-#include "fakes/two_hosts.h"
+#include "fakes/two_hosts_asserts.h"
 #include "migration/source.h"
 #include "net/http_client.h"
 
@@ -34,69 +34,6 @@ static struct two_hosts *setup(void)
 static void teardown(struct two_hosts *hosts)
 {
 	assert_true(two_hosts_free(hosts));
-}
-
-/* ---- what must hold in the end ---- */
-
-enum running { RUNS, PAUSED, ENDED };
-
-static void assert_free(struct test_host *host)
-{
-	struct vm *vm = NULL;
-	cleanup_error struct error *e = NULL;
-	if (inventory_lock(host->host.inventory, GUEST_UUID, "test", &vm, &e) == 0)
-		inventory_unlock(host->host.inventory, vm);
-	else if (e->code != ERROR_VM_NOT_FOUND)
-		fail_msg("%s: %s", host->name, e->message);
-}
-
-/* Both say that `owner` has the guest, and only that one has it. */
-static void assert_owned_by(struct two_hosts *hosts, struct test_host *owner, enum running running)
-{
-	struct test_host *other = owner == &hosts->a ? &hosts->b : &hosts->a;
-	const char *breach = fake_world_breach();
-	if (breach)
-		fail_msg("breach: %s", breach);
-	cleanup_free char *own_word = journal_owner(owner, NULL);
-	cleanup_free char *other_word = journal_owner(other, NULL);
-	assert_string_equal(own_word, owner->name);
-	if (*other_word)
-		assert_string_equal(other_word, owner->name);
-	assert_int_equal(fake_world_running(GUEST_UUID), running == RUNS);
-	if (running == RUNS)
-		assert_int_equal(fake_world_run(owner->name, GUEST_UUID), MACHINE_RUNNING);
-	if (running == PAUSED)
-		assert_int_equal(fake_world_run(owner->name, GUEST_UUID), MACHINE_PAUSED);
-	assert_false(fake_world_has(other->name, GUEST_UUID));
-	assert_free(owner);
-	assert_free(other);
-}
-
-static void assert_settled(struct two_hosts *hosts, struct test_host *owner, enum running running)
-{
-	assert_true(wait_all_ended(hosts));
-	assert_owned_by(hosts, owner, running);
-}
-
-/* Whoever both journals agree on. */
-static struct test_host *agreed_owner(struct two_hosts *hosts)
-{
-	cleanup_free char *word = journal_owner(&hosts->a, NULL);
-	return strcmp(word, hosts->a.name) == 0 ? &hosts->a : &hosts->b;
-}
-
-static void assert_status(struct migration *migration, const char *status, const char *reason)
-{
-	cleanup_json json_t *view = migration_view(migration);
-	const json_t *why = json_object_get(view, "reason");
-	const char *code = json_string_value(json_object_get(why, "code"));
-	if (strcmp(json_string_value(json_object_get(view, "status")), status) != 0)
-		fail_msg("the migration is %s, not %s: %s", json_string_value(json_object_get(view, "status")), status,
-			 json_string_value(json_object_get(why, "message")));
-	if (reason)
-		assert_string_equal(code ? code : "", reason);
-	else
-		assert_null(code);
 }
 
 /* ---- good ones ---- */
@@ -242,7 +179,7 @@ static const struct failing failing[] = {
 	{"host-a", FAKE_MOVE_START, FAKE_FAIL_DONE, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
 	{"host-a", FAKE_MOVE_START, FAKE_FAIL_GONE, 1, 0, "rolled-back", "qemu.qmp", false, ENDED},
 	{"host-a", FAKE_MOVE_SAMPLE, FAKE_FAIL, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
-	{"host-a", FAKE_MOVE_SET_DOWNTIME_LIMIT, FAKE_FAIL, 1, FAKE_MOVE_NEVER_CONVERGES, "rolled-back", "qemu.qmp",
+	{"host-a", FAKE_MOVE_SET_LIMITS, FAKE_FAIL, 1, FAKE_MOVE_NEVER_CONVERGES, "rolled-back", "qemu.qmp",
 	 false, RUNS},
 	{"host-a", FAKE_MOVE_CONTINUE, FAKE_FAIL, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
 	{"host-a", FAKE_MOVE_CONTINUE, FAKE_FAIL_DONE, 1, 0, "rolled-back", "qemu.qmp", false, RUNS},
@@ -307,21 +244,33 @@ static void test_calls_fail(void **state)
 	}
 }
 
-/* The source's QEMU cannot be ended: what is left there never runs again, and the migration says so. */
+/* The source's QEMU cannot be ended: what is left there never runs again, the migration says so, and it is ended as soon as it can be. */
 static void test_source_not_ended(void **state)
 {
 	(void)state;
-	struct two_hosts *hosts = setup();
-	fake_driver_fail("host-a", FAKE_END, FAKE_FAIL, 1);
-	struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
-	assert_true(wait_ended(hosts, migration));
-	assert_status(migration, "completed", NULL);
-	cleanup_json json_t *view = migration_view(migration);
-	assert_true(json_is_true(json_object_get(view, "cleanup_pending")));
-	assert_int_equal(fake_world_run("host-a", GUEST_UUID), MACHINE_HANDED_OVER);
-	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_RUNNING);
-	migration_unref(migration);
-	teardown(hosts);
+	for (int restarts = 0; restarts < 2; restarts++) {
+		struct two_hosts *hosts = setup();
+		/* The second time it still cannot when ferryd starts again. */
+		fake_driver_fail("host-a", FAKE_END, FAKE_FAIL, restarts ? 1000 : 1);
+		struct migration *migration = begin_migration(&hosts->a, &hosts->b, "");
+		assert_true(wait_ended(hosts, migration));
+		assert_status(migration, "completed", NULL);
+		assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_RUNNING);
+		if (restarts) {
+			assert_int_equal(fake_world_run("host-a", GUEST_UUID), MACHINE_HANDED_OVER);
+			cleanup_json json_t *view = migration_view(migration);
+			assert_true(json_is_true(json_object_get(view, "cleanup_pending")));
+			fake_driver_fail("host-a", FAKE_END, FAKE_FAIL, 0);
+			migration_unref(migration);
+			test_host_restart(&hosts->a);
+		} else {
+			assert_true(wait_final(migration));
+			migration_unref(migration);
+		}
+		assert_true(wait_remains_gone(&hosts->a));
+		assert_settled(hosts, &hosts->b, RUNS);
+		teardown(hosts);
+	}
 }
 
 /* The source's QEMU neither cancels nor ends: it is not touched further, but the destination never gets the guest. */
@@ -345,11 +294,6 @@ static void test_cannot_cancel(void **state)
 	test_host_restart(&hosts->a);
 	assert_settled(hosts, &hosts->a, RUNS);
 	teardown(hosts);
-}
-
-static void kill_guest(void *user)
-{
-	fake_world_kill(user, GUEST_UUID);
 }
 
 /* QEMU ends at each point, on either side. */
@@ -870,19 +814,6 @@ static const char *const points[] = {
 };
 #define POINT_COUNT (sizeof(points) / sizeof(points[0]))
 
-/* What happens to the dead daemon's host before it comes back. */
-enum aftermath { RESTARTS, QEMU_GOES_ON, REBOOTS };
-
-static void come_back(struct two_hosts *hosts, struct test_host *host, enum aftermath aftermath)
-{
-	(void)hosts;
-	if (aftermath == QEMU_GOES_ON)
-		fake_world_go_on(host->name, GUEST_UUID);
-	if (aftermath == REBOOTS)
-		fake_world_reboot(host->name);
-	test_host_restart(host);
-}
-
 /* One migration, one crash. */
 static void run_crash(const char *point, bool at_a, enum aftermath aftermath, enum fake_move_end move)
 {
@@ -897,7 +828,7 @@ static void run_crash(const char *point, bool at_a, enum aftermath aftermath, en
 	migration_unref(migration);
 	bool crashed = victim->crashed;
 	if (crashed)
-		come_back(hosts, victim, aftermath);
+		come_back(victim, aftermath);
 	two_hosts_crash_at(hosts, NULL, NULL);
 	assert_true(wait_all_ended(hosts));
 	struct test_host *owner = agreed_owner(hosts);
@@ -938,7 +869,7 @@ static void test_lost_last_ack_then_reboot(void **state)
 	migration_unref(migration);
 	fake_world_go_on("host-a", GUEST_UUID);
 	assert_int_equal(fake_world_run("host-a", GUEST_UUID), MACHINE_RUNNING);
-	come_back(hosts, &hosts->a, REBOOTS);
+	come_back(&hosts->a, REBOOTS);
 	assert_settled(hosts, &hosts->a, ENDED);
 	teardown(hosts);
 }
@@ -1028,14 +959,6 @@ static void test_journal_lost(void **state)
 }
 
 /* Two crashes, lost messages and failing calls together, thrown with a die that falls the same way every time. */
-static unsigned int die;
-
-static unsigned int throw_die(size_t sides)
-{
-	die = die * 1103515245 + 12345;
-	return (die >> 16) % (unsigned int)sides;
-}
-
 static void test_many_faults(void **state)
 {
 	(void)state;
@@ -1046,7 +969,7 @@ static void test_many_faults(void **state)
 	unsigned int runs = wanted ? (unsigned int)atoi(wanted) : 150;
 	for (unsigned int run = getenv("FERRY_TEST_FIRST") ? (unsigned int)atoi(getenv("FERRY_TEST_FIRST")) : 0;
 	     run < runs; run++) {
-		die = run;
+		seed_die(run);
 		struct two_hosts *hosts = setup();
 		bool rebooted[2] = {false, false};
 		enum fake_move_end move = moves[throw_die(sizeof(moves) / sizeof(moves[0]))];
@@ -1082,7 +1005,7 @@ static void test_many_faults(void **state)
 				 * counts as taken. */
 				rebooted[i] =
 					rebooted[i] || (call == FAKE_TAKE_OVER && strcmp(point, "before-refused") == 0);
-				come_back(hosts, host, aftermath);
+				come_back(host, aftermath);
 			}
 		}
 		migration_unref(migration);

@@ -21,7 +21,7 @@
 
 static const char good[] = "{\"protocol\": 1, \"migration\": \"" ID
 			   "\", \"source\": \"host-a\", \"journal\": \"" JOURNAL "\", \"epoch\": 7,"
-			   " \"paused\": true, \"channels\": 4, \"tls_key_hex\": \"" KEY "\","
+			   " \"paused\": true, \"channels\": 4, \"postcopy\": true, \"tls_key_hex\": \"" KEY "\","
 			   " \"definition\": {\"name\": \"web-1\", \"uuid\": \"0b3f1a9e-7c2d-4e5f-8a6b-112233445566\", "
 			   "\"memory_mib\": 512,"
 			   "   \"disks\": [{\"target\": \"vda\", \"path\": \"/srv/a\", \"format\": \"raw\"}]},"
@@ -48,6 +48,7 @@ static void test_round_trip(void **state)
 	assert_int_equal(offer.epoch, 7);
 	assert_true(offer.paused);
 	assert_int_equal(offer.channels, 4);
+	assert_true(offer.postcopy);
 	assert_string_equal(offer.tls_key_hex, KEY);
 	assert_string_equal(offer.definition->name, "web-1");
 	assert_int_equal(json_array_size(offer.proofs), 1);

@@ -129,6 +129,10 @@ static void test_board(void **state)
 				      "virtio-rng-pci",
 				      NULL});
 	qemu_arguments_free(arguments);
+	host.dirty_ring = true;
+	arguments = qemu_arguments_build(definition, &host);
+	assert_in_order(arguments, (const char *const[]){"-accel", "kvm,dirty-ring-size=4096", NULL});
+	qemu_arguments_free(arguments);
 	definition_free(definition);
 }
 

@@ -86,17 +86,6 @@ static void settle(struct test_host *host, struct migration *migration, const ch
 		fail_msg("%s", e->message);
 }
 
-static void wait_final(struct migration *migration)
-{
-	int64_t deadline_us = clock_monotonic_us() + 5000000;
-	while (!migration_final(migration)) {
-		if (clock_monotonic_us() > deadline_us)
-			fail_msg("still not final");
-		(void)migration_wait_change(migration, 0, clock_monotonic_us() + 2000);
-		usleep(500);
-	}
-}
-
 static void power_off(struct test_host *host)
 {
 	test_host_crash(hosts, host);
@@ -227,13 +216,44 @@ static void test_to_the_source(void **state)
 		/* It does not run on by itself: its memory may be older than its disks. */
 		assert_int_equal(fake_world_run("host-a", GUEST_UUID), MACHINE_HANDED_OVER);
 		test_host_start(&hosts->b);
-		wait_final(migration);
+		assert_true(wait_final(migration));
 		assert_owner("host-a", 3, rows[i].epoch_on_b);
 		assert_start(&hosts->b, rows[i].refused_on_b);
 		migration_unref(migration);
 		if (i + 1 < sizeof(rows) / sizeof(rows[0]))
 			assert_int_equal(teardown(state), 0);
 	}
+}
+
+/* The first answer is lost. With the second under way a person settles the opposite of it, too late: what the destination
+ * says by itself counts, at the epoch that it was offered. */
+static void settle_too_late(void *user)
+{
+	struct migration *migration = *(struct migration **)user;
+	if (migration && migration_in_doubt(migration))
+		settle(&hosts->a, migration, "host-a", "host-b");
+}
+
+static void test_answer_overtakes(void **state)
+{
+	(void)state;
+	static struct migration *migration;
+	migration = NULL;
+	wire_fault("finish", WIRE_LOSE_ANSWER, 1);
+	wire_hook("finish", true, settle_too_late, &migration);
+	migration = begin_migration(&hosts->a, &hosts->b, "");
+	assert_true(wait_ended(hosts, migration));
+	assert_true(wait_final(migration));
+	cleanup_json json_t *view = migration_view(migration);
+	assert_string_equal(json_string_value(json_object_get(view, "status")), "completed");
+	assert_true(json_is_null(json_object_get(view, "resolved")));
+	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_RUNNING);
+	migration_unref(take_ptr(migration));
+	struct migration *back = begin_migration(&hosts->b, &hosts->a, ""); /* no epoch is in its way */
+	assert_true(wait_ended(hosts, back));
+	cleanup_json json_t *back_view = migration_view(back);
+	assert_string_equal(json_string_value(json_object_get(back_view, "status")), "completed");
+	migration_unref(back);
 }
 
 static void cut_off(void *user)
@@ -255,7 +275,7 @@ static void not_fenced(const char *journal_fails)
 	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_RUNNING);
 	settle(&hosts->a, migration, "host-a", "host-b");
 	assert_true(wait_ended(hosts, migration));
-	wait_final(migration);
+	assert_true(wait_final(migration));
 	assert_owner("host-a", 3, 3);
 	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_PAUSED);
 	assert_start(&hosts->b, "vm.running");
@@ -287,7 +307,7 @@ static void test_news_is_durable(void **state)
 	migration = find_migration(&hosts->a, id);
 	assert_false(migration_final(migration));
 	test_host_start(&hosts->b);
-	wait_final(migration);
+	assert_true(wait_final(migration));
 	assert_owner("host-a", 3, 3);
 	migration_unref(migration);
 }
@@ -300,7 +320,7 @@ static void gives_away(const char *point, enum machine_run wanted)
 	assert_false(fake_world_has("host-a", GUEST_UUID));
 	assert_start(&hosts->a, "vm.not_owner");
 	test_host_start(&hosts->b);
-	wait_final(migration);
+	assert_true(wait_final(migration));
 	assert_true(wait_all_ended(hosts));
 	assert_int_equal(fake_world_run("host-b", GUEST_UUID), wanted);
 	migration_unref(migration);
@@ -362,7 +382,7 @@ static void test_source_dies_settling(void **state)
 		assert_false(migration_final(migration)); /* the other has not heard */
 		assert_int_equal(fake_world_running(GUEST_UUID), 0);
 		test_host_start(&hosts->b);
-		wait_final(migration);
+		assert_true(wait_final(migration));
 		assert_owner(rows[i].owner, 3, 3);
 		migration_unref(migration);
 		if (i + 1 < sizeof(rows) / sizeof(rows[0]))
@@ -382,7 +402,7 @@ static void test_no_way_back(void **state)
 	settle(&hosts->a, migration, "host-b", "host-a");
 	assert_true(wait_ended(hosts, migration));
 	wire_fault("finish", WIRE_LOSE_REQUEST, 0);
-	wait_final(migration);
+	assert_true(wait_final(migration));
 	assert_owner("host-b", 3, 3);
 	assert_false(fake_world_has("host-b", GUEST_UUID));
 	assert_start(&hosts->b, NULL);
@@ -402,7 +422,7 @@ static void test_destination_hears_late(void **state)
 	wire_fault("finish", WIRE_LOSE_REQUEST, 0);
 	wait_crashed(&hosts->b);
 	test_host_restart(&hosts->b);
-	wait_final(migration);
+	assert_true(wait_final(migration));
 	assert_owner("host-b", 3, 3);
 	assert_int_equal(fake_world_run("host-b", GUEST_UUID), MACHINE_PAUSED);
 	migration_unref(migration);
@@ -426,7 +446,7 @@ static void test_to_a_destination_that_refused(void **state)
 	settle(&hosts->a, migration, "host-b", "host-a");
 	assert_true(wait_ended(hosts, migration));
 	test_host_start(&hosts->b);
-	wait_final(migration);
+	assert_true(wait_final(migration));
 	cleanup_free char *handover = journal_handover(&hosts->b, "destination");
 	assert_string_equal(handover, "refused");
 	assert_owner("host-b", 5, 5);
@@ -552,7 +572,7 @@ static void test_source_learns_late(void **state)
 	test_host_start(&hosts->a);
 	departure = find_migration(&hosts->a, migration->id);
 	assert_true(wait_ended(hosts, departure));
-	wait_final(departure);
+	assert_true(wait_final(departure));
 	migration_unref(departure);
 	assert_owner("host-b", 2, 3);
 	assert_start(&hosts->a, "vm.not_owner");
@@ -626,6 +646,7 @@ int main(void)
 		TEST(test_moved_on),
 		TEST(test_not_in_doubt),
 		TEST(test_to_the_source),
+		TEST(test_answer_overtakes),
 		TEST(test_not_fenced_running),
 		TEST(test_not_fenced_taken),
 		TEST(test_news_is_durable),

@@ -6,6 +6,7 @@
  */
 #include "fakes/fake_driver.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,8 @@
 #define HOSTS_MAX 4
 #define GUESTS_MAX 8
 #define RAM_BYTES (64ULL << 20)
+#define LINK_BYTES_PER_S 10000000
+#define LIMITS_MAX 64
 #define PAGE_BYTES 4096
 /* A blocked wait returns after this at the latest, so that whoever looks at something once a period does it quickly. */
 #define WAIT_SLICE_US 2000
@@ -33,6 +36,9 @@ struct machine {
 	bool wants_to_run;       /* the guest ran before the copy stopped it */
 	unsigned int generation; /* of the guest, when its state was sent */
 	bool told_to_go_on;
+	bool wants_postcopy;
+	enum { DEVICES_TO_COME, DEVICES_SENT, SERVES_PAGES } postcopy; /* how far a source is in it */
+	struct move_limits limits;
 	bool in_world, held;
 	struct machine_observer observer;
 	struct loop_source *observer_timer; /* runs the observer on the loop's thread */
@@ -42,6 +48,9 @@ struct machine {
 struct host_script {
 	char name[64];
 	bool dead;
+	struct move_limits limits[LIMITS_MAX];
+	size_t limit_count;
+	uint64_t bandwidth_bytes_per_s;
 	struct {
 		enum fake_failure failure;
 		unsigned int left, calls;
@@ -63,6 +72,8 @@ static struct {
 	struct host_script hosts[HOSTS_MAX];
 	struct guest guests[GUESTS_MAX];
 	enum fake_move_end move_end;
+	enum fake_postcopy postcopy;
+	unsigned int postcopy_breaks;
 	char breach[256];
 } world = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
@@ -98,12 +109,15 @@ const char *fake_call_name(enum fake_call call)
 		[FAKE_MOVE_PREPARE] = "move_prepare",
 		[FAKE_MOVE_START] = "move_start",
 		[FAKE_MOVE_SAMPLE] = "move_sample",
-		[FAKE_MOVE_SET_DOWNTIME_LIMIT] = "move_set_downtime_limit",
+		[FAKE_MOVE_SET_LIMITS] = "move_set_limits",
 		[FAKE_MOVE_CONTINUE] = "move_continue",
 		[FAKE_MOVE_CANCEL] = "move_cancel",
 		[FAKE_MOVE_RESTORE] = "move_restore",
 		[FAKE_PORTS_SHUT] = "ports_shut",
 		[FAKE_PORTS_OPEN] = "ports_open",
+		[FAKE_MOVE_START_POSTCOPY] = "move_start_postcopy",
+		[FAKE_MOVE_LISTEN_AGAIN] = "move_listen_again",
+		[FAKE_MOVE_RESUME] = "move_resume",
 	};
 	return names[call];
 }
@@ -187,21 +201,28 @@ static void set_run(struct machine *machine, enum machine_run run)
 	changed(machine);
 }
 
-static void set_gone(struct machine *machine)
+static bool move_ended(enum move_state move)
 {
-	machine->state.run = MACHINE_GONE;
-	machine->port = 0;
-	changed(machine);
-	if (machine->observer_timer)
-		loop_timer_set(machine->observer_timer, 0, 0);
+	return move == MOVE_COMPLETED || move == MOVE_CANCELLED || move == MOVE_FAILED;
 }
 
 static void set_move(struct machine *machine, enum move_state move)
 {
 	machine->state.move = move;
-	if (move == MOVE_COMPLETED || move == MOVE_CANCELLED || move == MOVE_FAILED)
+	if (move_ended(move))
 		machine->state.move_ended_us = clock_monotonic_us();
 	changed(machine);
+}
+
+static void set_gone(struct machine *machine)
+{
+	machine->state.run = MACHINE_GONE;
+	machine->port = 0;
+	if (machine->state.move != MOVE_NONE && !move_ended(machine->state.move))
+		machine->state.move = MOVE_FAILED;
+	changed(machine);
+	if (machine->observer_timer)
+		loop_timer_set(machine->observer_timer, 0, 0);
 }
 
 /* The copy ends without success: the source's QEMU lets the guest run on if it ran before; the other one, which has not
@@ -211,21 +232,95 @@ static void break_move(struct machine *machine, enum move_state move)
 	struct machine *partner = machine_partner(machine);
 	if (partner && partner->state.run == MACHINE_INCOMING && !partner->loaded)
 		set_gone(partner);
+	if (partner && move_in_postcopy(partner->state.move))
+		set_move(partner, MOVE_POSTCOPY_PAUSED);
 	machine->partner_port = 0;
 	set_move(machine, move);
 	if (machine->wants_to_run)
 		set_run(machine, MACHINE_RUNNING);
 }
 
-static void load(struct machine *machine)
+/* All that the other one needs in order to run has arrived; in post-copy that is not all. */
+static void load(struct machine *machine, enum move_state move)
 {
 	struct machine *partner = machine_partner(machine);
 	if (!partner)
 		return;
 	partner->loaded = true;
-	set_move(partner, MOVE_COMPLETED);
+	set_move(partner, move);
 	partner->generation = guest_of(machine->definition->uuid)->generation;
 	changed(partner);
+}
+
+/* Nothing but a pause for all of its memory would do. */
+static bool never_converges(const struct machine *machine)
+{
+	return world.move_end == FAKE_MOVE_NEVER_CONVERGES &&
+	       (uint64_t)machine->limits.downtime_ms * LINK_BYTES_PER_S / 1000 < RAM_BYTES;
+}
+
+/* It has gone: from here on nothing but a failed move lets it run. */
+static void send_whole(struct machine *machine, enum move_state move)
+{
+	machine->sent = true;
+	machine->generation = guest_of(machine->definition->uuid)->generation;
+	set_run(machine, MACHINE_HANDED_OVER);
+	set_move(machine, move);
+}
+
+/* The stream between the two breaks: each keeps what it has and waits. */
+static void pause_postcopy(struct machine *machine)
+{
+	struct machine *partner = machine_partner(machine);
+	if (partner) {
+		partner->port = 0;
+		set_move(partner, MOVE_POSTCOPY_PAUSED);
+	}
+	machine->partner_port = 0;
+	set_move(machine, MOVE_POSTCOPY_PAUSED);
+}
+
+static void set_both(struct machine *machine, enum move_state move)
+{
+	set_move(machine_partner(machine), move);
+	set_move(machine, move);
+}
+
+/* The same for the source of a post-copy. */
+static bool advance_postcopy(struct machine *machine)
+{
+	const bool alone = !machine_partner(machine);
+	const bool fails = world.postcopy == (machine->postcopy == DEVICES_TO_COME ? FAKE_POSTCOPY_FAILS : FAKE_POSTCOPY_FAILS_LATE);
+	if (machine->state.run != MACHINE_HANDED_OVER)
+		return false; /* a destination */
+	if (machine->postcopy != SERVES_PAGES) {
+		if (alone || fails) {
+			break_move(machine, MOVE_FAILED);
+			return true;
+		}
+		if (machine->postcopy++ == DEVICES_TO_COME)
+			load(machine, MOVE_POSTCOPY);
+		changed(machine);
+	} else if (alone || world.postcopy_breaks > 0) {
+		if (!alone)
+			world.postcopy_breaks--;
+		pause_postcopy(machine);
+	} else {
+		set_both(machine, MOVE_COMPLETED);
+	}
+	return true;
+}
+
+/* Two streams have been joined again: one waits for the other no longer. */
+static bool advance_recovery(struct machine *machine)
+{
+	if (machine->state.run != MACHINE_HANDED_OVER)
+		return false;
+	if (machine_partner(machine))
+		set_both(machine, MOVE_POSTCOPY);
+	else
+		pause_postcopy(machine);
+	return true;
 }
 
 /* The next thing that happens in a copy; false when nothing does by itself. */
@@ -242,7 +337,7 @@ static bool advance(struct machine *machine)
 			break_move(machine, MOVE_FAILED);
 			return true;
 		}
-		if (machine->state.pass < 2 || world.move_end == FAKE_MOVE_NEVER_CONVERGES) {
+		if (!machine->wants_postcopy && (machine->state.pass < 2 || never_converges(machine))) {
 			machine->state.pass++;
 			changed(machine);
 			return true;
@@ -266,16 +361,22 @@ static bool advance(struct machine *machine)
 			break_move(machine, MOVE_FAILED);
 			return true;
 		}
-		load(machine);
+		if (machine->wants_postcopy) {
+			machine->postcopy = DEVICES_TO_COME;
+			send_whole(machine, MOVE_POSTCOPY);
+			return true;
+		}
+		load(machine, MOVE_COMPLETED);
 		if (world.move_end == FAKE_MOVE_LOST_LAST_ACK) {
 			break_move(machine, MOVE_FAILED);
 			return true;
 		}
-		machine->sent = true;
-		machine->generation = guest_of(machine->definition->uuid)->generation;
-		set_run(machine, MACHINE_HANDED_OVER);
-		set_move(machine, MOVE_COMPLETED);
+		send_whole(machine, MOVE_COMPLETED);
 		return true;
+	case MOVE_POSTCOPY:
+		return advance_postcopy(machine);
+	case MOVE_POSTCOPY_RECOVER:
+		return advance_recovery(machine);
 	default:
 		return false;
 	}
@@ -305,10 +406,34 @@ void fake_driver_script_move(enum fake_move_end end)
 	world.move_end = end;
 }
 
+void fake_driver_script_postcopy(enum fake_postcopy postcopy, unsigned int breaks)
+{
+	WORLD_SCOPE;
+	world.postcopy = postcopy;
+	world.postcopy_breaks = breaks;
+}
+
 unsigned int fake_driver_calls(const char *host, enum fake_call call)
 {
 	WORLD_SCOPE;
 	return host_script(host)->calls[call].calls;
+}
+
+size_t fake_driver_limits(const char *host, struct move_limits *ret, size_t room)
+{
+	WORLD_SCOPE;
+	const struct host_script *script = host_script(host);
+	size_t count = script->limit_count < room ? script->limit_count : room;
+	assert(count <= LIMITS_MAX);
+	for (size_t i = 0; i < count; i++)
+		ret[i] = script->limits[(script->limit_count - count + i) % LIMITS_MAX];
+	return script->limit_count;
+}
+
+uint64_t fake_driver_bandwidth(const char *host)
+{
+	WORLD_SCOPE;
+	return host_script(host)->bandwidth_bytes_per_s;
 }
 
 enum verdict { DO_IT, DO_IT_AND_FAIL, FAIL };
@@ -336,7 +461,8 @@ static enum verdict begin_call(const char *host, enum fake_call call, struct mac
 			set_gone(machine);
 		error_set(e, failure == FAKE_FAIL_LATER ? ERROR_TIMEOUT : ERROR_QEMU_QMP, "%s was made to fail",
 			  fake_call_name(call));
-		return failure == FAKE_FAIL_DONE ? DO_IT_AND_FAIL : FAIL;
+		const bool later = failure == FAKE_FAIL_LATER && call == FAKE_TAKE_OVER;
+		return failure == FAKE_FAIL_DONE || later ? DO_IT_AND_FAIL : FAIL;
 	}
 	if (machine && machine->state.run == MACHINE_GONE && call != FAKE_END) {
 		error_set(e, ERROR_QEMU_GONE, "the process has ended");
@@ -459,7 +585,15 @@ static int fake_attach(const struct driver_host *host, const char *uuid, const s
 
 static int fake_resume(struct machine *machine, struct error **e)
 {
-	FAKE_CALL_BODY(machine, FAKE_RESUME, set_run(machine, MACHINE_RUNNING));
+	enum verdict verdict = begin_call(machine->host, FAKE_RESUME, machine, e);
+	if (verdict == DO_IT && machine->state.run == MACHINE_HANDED_OVER && move_in_postcopy(machine->state.move)) {
+		error_set(e, ERROR_QEMU_QMP, "a guest that was on its way by post-copy does not run here any more");
+		verdict = FAIL;
+	}
+	if (verdict != FAIL)
+		set_run(machine, MACHINE_RUNNING);
+	end_call();
+	return verdict == DO_IT ? 0 : -1;
 }
 
 static int fake_pause(struct machine *machine, struct error **e)
@@ -485,9 +619,27 @@ static int fake_reset(struct machine *machine, struct error **e)
 	return 0;
 }
 
+/* The lock is held. */
+static bool in_postcopy(const struct machine *machine)
+{
+	return machine->in_world && machine->state.run != MACHINE_GONE && move_in_postcopy(machine->state.move);
+}
+
+/* Whether the guest runs, and needs what this one and another have of it; the lock is held. */
+static bool is_needed(const struct machine *machine)
+{
+	for (const struct machine *other = world.machines; other; other = other->next)
+		if (other != machine && in_postcopy(machine) && in_postcopy(other) &&
+		    strcmp(other->definition->uuid, machine->definition->uuid) == 0 &&
+		    (machine->state.run == MACHINE_RUNNING || other->state.run == MACHINE_RUNNING))
+			return true;
+	return false;
+}
+
 static int fake_end(struct machine *machine, struct error **e)
 {
-	FAKE_CALL_BODY(machine, FAKE_END, set_gone(machine); machine->in_world = false);
+	FAKE_CALL_BODY(machine, FAKE_END, if (is_needed(machine)) breach("ended in the middle of post-copy", machine);
+		       set_gone(machine); machine->in_world = false);
 }
 
 static void fake_detach(struct machine *machine)
@@ -620,16 +772,24 @@ static int fake_take_over(struct machine *machine, bool paused, bool *ret_ran, s
 
 /* ---- source ---- */
 
+/* The lock is held. */
+static void set_limits(struct machine *machine, const struct move_limits *limits)
+{
+	struct host_script *script = host_script(machine->host);
+	machine->limits = script->limits[script->limit_count++ % LIMITS_MAX] = *limits;
+}
+
 static int fake_move_prepare(struct machine *machine, const struct move_options *move, struct error **e)
 {
-	(void)move;
-	FAKE_CALL_BODY(machine, FAKE_MOVE_PREPARE, machine->wants_to_run = machine->state.run == MACHINE_RUNNING);
+	FAKE_CALL_BODY(machine, FAKE_MOVE_PREPARE, set_limits(machine, &move->limits);
+		       host_script(machine->host)->bandwidth_bytes_per_s = move->bandwidth_bytes_per_s;
+		       machine->wants_to_run = machine->state.run == MACHINE_RUNNING);
 }
 
 static int fake_move_start(struct machine *machine, const struct move_options *move, struct error **e)
 {
 	FAKE_CALL_BODY(machine, FAKE_MOVE_START, machine->partner_port = move->port; machine->told_to_go_on = false;
-		       machine->state.pass = 0; set_move(machine, MOVE_SETUP));
+		       machine->wants_postcopy = false; machine->state.pass = 0; set_move(machine, MOVE_SETUP));
 }
 
 static int fake_move_sample(struct machine *machine, struct move_sample *ret, struct error **e)
@@ -641,16 +801,18 @@ static int fake_move_sample(struct machine *machine, struct move_sample *ret, st
 			    (world.move_end == FAKE_MOVE_TOO_MUCH_AT_SWITCH && state->move == MOVE_PRE_SWITCHOVER);
 		*ret = (struct move_sample){
 			.state = state->move,
-			/* Samples far enough apart for a rate, although no time passes: 10 MB in 100 ms a pass. */
+			/* Samples far enough apart for a rate, although no time passes: a second a pass. */
 			.at_us = clock_monotonic_us() + (int64_t)state->pass * 1000000,
 			.total_bytes = RAM_BYTES,
-			.transferred_bytes = (uint64_t)state->pass * 10000000,
+			.transferred_bytes = (uint64_t)state->pass * LINK_BYTES_PER_S,
+			.postcopy_bytes = machine->postcopy == SERVES_PAGES ? PAGE_BYTES : 0,
 			.remaining_bytes = much ? RAM_BYTES : 4 * PAGE_BYTES,
 			.normal_pages = 100,
 			.page_size_bytes = PAGE_BYTES,
-			.rate_bytes_per_s = 100000000,
+			.rate_bytes_per_s = LINK_BYTES_PER_S,
 			.dirty_bytes_per_s = 1000000,
 			.pass = state->pass,
+			.throttle_percent = machine->limits.throttle_percent,
 			.total_ms = 7,
 			.failure = state->move == MOVE_FAILED ? xstrdup("the fake's copy broke") : NULL,
 		};
@@ -659,18 +821,94 @@ static int fake_move_sample(struct machine *machine, struct move_sample *ret, st
 	return verdict == DO_IT ? 0 : -1;
 }
 
-static int fake_move_set_downtime_limit(struct machine *machine, unsigned int limit_ms, struct error **e)
+static int fake_move_set_limits(struct machine *machine, const struct move_limits *limits, struct error **e)
 {
-	(void)limit_ms;
-	FAKE_CALL_BODY(machine, FAKE_MOVE_SET_DOWNTIME_LIMIT, (void)0);
+	FAKE_CALL_BODY(machine, FAKE_MOVE_SET_LIMITS, set_limits(machine, limits));
+}
+
+static int fake_memory_use(struct machine *machine, bool closely, uint64_t *ret_total_bytes, uint64_t *ret_used_bytes, struct error **e)
+{
+	(void)closely;
+	(void)machine;
+	(void)e;
+	*ret_total_bytes = RAM_BYTES;
+	*ret_used_bytes = RAM_BYTES;
+	return 0;
+}
+
+static int fake_measure_dirty_rate(struct machine *machine, unsigned int for_ms, struct error **e)
+{
+	(void)machine;
+	(void)for_ms;
+	(void)e;
+	return 0;
+}
+
+static int fake_dirty_rate(struct machine *machine, uint64_t *ret_bytes_per_s, unsigned int *ret_for_ms, struct error **e)
+{
+	(void)machine;
+	(void)e;
+	*ret_bytes_per_s = 0;
+	*ret_for_ms = 1000;
+	return 1;
 }
 
 static int fake_move_set_bandwidth(struct machine *machine, uint64_t bytes_per_s, struct error **e)
 {
-	(void)machine;
-	(void)bytes_per_s;
+	(void)e;
+	WORLD_SCOPE;
+	host_script(machine->host)->bandwidth_bytes_per_s = bytes_per_s;
+	return 0;
+}
+
+static int fake_check_postcopy(const struct driver_host *host, struct error **e)
+{
+	(void)host;
 	(void)e;
 	return 0;
+}
+
+static int fake_move_start_postcopy(struct machine *machine, struct error **e)
+{
+	FAKE_CALL_BODY(machine, FAKE_MOVE_START_POSTCOPY, machine->wants_postcopy = true);
+}
+
+/* Both sides: one that has not noticed that the stream broke lets go of it. */
+static bool paused_postcopy(struct machine *machine, struct error **e)
+{
+	if (machine->state.move == MOVE_POSTCOPY)
+		set_move(machine, MOVE_POSTCOPY_PAUSED);
+	if (machine->state.move == MOVE_POSTCOPY_PAUSED)
+		return true;
+	error_set(e, ERROR_MIGRATION_QEMU, "the post-copy is not paused");
+	return false;
+}
+
+static int fake_move_listen_again(struct machine *machine, const struct move_options *move, struct error **e)
+{
+	enum verdict verdict = begin_call(machine->host, FAKE_MOVE_LISTEN_AGAIN, machine, e);
+	if (verdict == DO_IT && !paused_postcopy(machine, e))
+		verdict = FAIL;
+	if (verdict != FAIL)
+		machine->port = move->port;
+	end_call();
+	return verdict == DO_IT ? 0 : -1;
+}
+
+static int fake_move_resume(struct machine *machine, const struct move_options *move, struct error **e)
+{
+	enum verdict verdict = begin_call(machine->host, FAKE_MOVE_RESUME, machine, e);
+	if (verdict == DO_IT && !paused_postcopy(machine, e))
+		verdict = FAIL;
+	machine->partner_port = verdict != FAIL ? move->port : 0;
+	if (verdict != FAIL && machine_partner(machine)) {
+		set_both(machine, MOVE_POSTCOPY_RECOVER);
+	} else if (verdict == DO_IT) {
+		error_set(e, ERROR_DATA_UNREACHABLE, "nobody listens at port %u", move->port);
+		verdict = FAIL;
+	}
+	end_call();
+	return verdict == DO_IT ? 0 : -1;
 }
 
 static int fake_move_continue(struct machine *machine, struct error **e)
@@ -727,7 +965,14 @@ const struct vm_driver vm_driver_fake = {
 	.move_prepare = fake_move_prepare,
 	.move_start = fake_move_start,
 	.move_sample = fake_move_sample,
-	.move_set_downtime_limit = fake_move_set_downtime_limit,
+	.memory_use = fake_memory_use,
+	.measure_dirty_rate = fake_measure_dirty_rate,
+	.dirty_rate = fake_dirty_rate,
+	.check_postcopy = fake_check_postcopy,
+	.move_start_postcopy = fake_move_start_postcopy,
+	.move_listen_again = fake_move_listen_again,
+	.move_resume = fake_move_resume,
+	.move_set_limits = fake_move_set_limits,
 	.move_set_bandwidth = fake_move_set_bandwidth,
 	.move_continue = fake_move_continue,
 	.move_cancel = fake_move_cancel,
@@ -751,6 +996,8 @@ void fake_world_reset(void)
 	memset(world.hosts, 0, sizeof(world.hosts));
 	memset(world.guests, 0, sizeof(world.guests));
 	world.move_end = FAKE_MOVE_GOOD;
+	world.postcopy = FAKE_POSTCOPY_GOOD;
+	world.postcopy_breaks = 0;
 	*world.breach = '\0';
 }
 
@@ -777,6 +1024,13 @@ enum machine_run fake_world_run(const char *host, const char *uuid)
 	return machine ? machine->state.run : MACHINE_GONE;
 }
 
+enum move_state fake_world_move(const char *host, const char *uuid)
+{
+	WORLD_SCOPE;
+	const struct machine *machine = machine_at(host, uuid);
+	return machine ? machine->state.move : MOVE_NONE;
+}
+
 bool fake_world_has(const char *host, const char *uuid)
 {
 	WORLD_SCOPE;
@@ -789,6 +1043,8 @@ static void kill_machine(struct machine *machine)
 	struct machine *partner = machine->partner_port ? machine_partner(machine) : NULL;
 	if (partner && partner->state.run == MACHINE_INCOMING && !partner->loaded)
 		set_gone(partner);
+	else if (partner && move_in_postcopy(partner->state.move))
+		pause_postcopy(machine);
 	set_gone(machine);
 	machine->loaded = false;
 }

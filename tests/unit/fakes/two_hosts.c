@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -243,10 +244,11 @@ void test_host_restart(struct test_host *host)
 
 void test_host_crash(struct two_hosts *hosts, struct test_host *th)
 {
-	fake_world_set_dead(th->name, true);
-	wire_cut(th->name);
+	/* Its other threads go on meanwhile, and what they cannot do any more must not be written down as done. */
 	if (database_run(th->db, NULL, "PRAGMA query_only = ON", "") < 0)
 		abort();
+	fake_world_set_dead(th->name, true);
+	wire_cut(th->name);
 	pthread_mutex_lock(&th->host.workers.mutex);
 	th->host.workers.stopping = true;
 	pthread_cond_broadcast(&th->host.workers.changed);
@@ -380,6 +382,30 @@ bool wait_status(struct migration *migration, enum migration_status wanted)
 		if (migration_status_ended(status) || !migration_wait_change(migration, change, deadline_us))
 			return false;
 	}
+}
+
+bool wait_final(struct migration *migration)
+{
+	const int64_t deadline_us = clock_monotonic_us() + PATIENCE_US;
+	enum migration_status status;
+	uint64_t change = seen(migration, &status);
+	while (!migration_final(migration)) {
+		if (!migration_wait_change(migration, change, deadline_us))
+			return false;
+		change = seen(migration, &status);
+	}
+	return true;
+}
+
+bool wait_remains_gone(struct test_host *host)
+{
+	const int64_t deadline_us = clock_monotonic_us() + PATIENCE_US;
+	while (inventory_has_remains(host->host.inventory, GUEST_UUID)) {
+		if (clock_monotonic_us() > deadline_us)
+			return false;
+		sched_yield();
+	}
+	return true;
 }
 
 struct waiting {

@@ -66,6 +66,10 @@ struct migration *begin_migration(struct test_host *from, const struct test_host
 bool wait_ended(struct two_hosts *hosts, struct migration *migration);
 /* Wait until the status is reached or the migration has ended; true when it was reached. */
 bool wait_status(struct migration *migration, enum migration_status status);
+/* Until nothing of it is left to be cleaned up, either. */
+bool wait_final(struct migration *migration);
+/* Until a guest that is another host's has no QEMU there any more. */
+bool wait_remains_gone(struct test_host *host);
 /* Wait until every migration of both hosts has ended, or a host has crashed. */
 bool wait_all_ended(struct two_hosts *hosts);
 /* The owner that this host's journal names, "" when it does not know the VM. The caller frees it. */
