@@ -46,7 +46,7 @@ _ferry()
 	# The verb's words: what is neither an option nor an option's value.
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
-		-H | --host | --output | --owner | --fenced) ((i++)) ;;
+		-H | --host | --output | --owner | --fenced | --plot) ((i++)) ;;
 		-*) ;;
 		*)
 			if [[ -z $first ]]; then
@@ -64,10 +64,16 @@ _ferry()
 	case $previous in
 	--output) candidates="json text" ;;
 	--transport) candidates="auto native" ;;
+	--converge) candidates="none throttle throttle,postcopy throttle,pause= postcopy pause=" ;;
+	--policy) candidates="ferry qemu auto-converge fixed fixed-throttle proxmox ovirt ovirt-suspend kubevirt" ;;
 	--owner | --fenced) candidates=$(_ferry_doubts "${third:-.}") ;;
 	--to | -H | --host) candidates=$(_ferry_names host list) ;;
 	--out | --ca | --folder)
 		mapfile -t COMPREPLY < <(compgen -d -- "$current")
+		return
+		;;
+	--plot)
+		mapfile -t COMPREPLY < <(compgen -f -- "$current")
 		return
 		;;
 	--max-downtime | --deadline | --bandwidth | --channels | --map | --address) return ;;
@@ -85,9 +91,10 @@ _ferry()
 				mapfile -t COMPREPLY < <(compgen -f -- "$current")
 				return
 				;;
-			migrate | vm\ *) candidates=$(_ferry_names vm list) ;;
+			migrate | plan | vm\ *) candidates=$(_ferry_names vm list) ;;
 			"host show" | "host remove") candidates=$(_ferry_names host list) ;;
 			"migration resolve") candidates=$(_ferry_doubts "") ;;
+			"migration list" | "migration stats") ;;
 			migration\ *) candidates=$(_ferry_names migration list) ;;
 			esac
 		fi

@@ -89,6 +89,11 @@ int run_migration_show(struct cli *cli);
 int run_migration_watch(struct cli *cli);
 int run_migration_abort(struct cli *cli);
 int run_migration_resolve(struct cli *cli);
+int run_migration_set(struct cli *cli);
+int run_migration_stats(struct cli *cli);
+int run_plan(struct cli *cli);
+int run_migration_complete(struct cli *cli);
+int run_migration_recover(struct cli *cli);
 int run_vm_define(struct cli *cli);
 int run_vm_list(struct cli *cli);
 int run_vm_show(struct cli *cli);
@@ -100,6 +105,11 @@ int run_host_list(struct cli *cli);
 int run_host_show(struct cli *cli);
 int run_host_remove(struct cli *cli);
 
-extern const struct verb_option migrate_options[], resolve_options[];
+/* --max-downtime, --deadline, --bandwidth and --converge, as far as given, into the body of a request. */
+int migrate_promise(const struct cli *cli, json_t *body, struct error **e) MUST_CHECK;
+/* All of the request, for `ferry plan` too; what was not given is left out, so that defaults are the daemon's. */
+int migrate_request(const struct cli *cli, json_t *body, struct error **e) MUST_CHECK;
+
+extern const struct verb_option migrate_options[], plan_options[], resolve_options[], set_options[], show_options[];
 
 #endif

@@ -57,8 +57,12 @@ static const struct verb verbs[] = {
 	 "Exit status: 0 completed, or accepted with --detach; 1 rolled back or failed; 2 usage; 3 refused by a check;\n"
 	 "4 in doubt, or ferryd does not answer any more; 5 cancelled; 130 or 143 left by a second signal.",
 	 "ferry migrate web1 --to host-b --max-downtime 100ms", run_migrate},
+	{"plan", "VM", 1, 1, plan_options, "say what moving a VM would take, and whether it would work",
+	 "Makes all checks, then measures for a second what the link carries and how fast the guest writes. Nothing is moved.\n"
+	 "Exit status: 0 it would work; 1 it would not converge; 2 usage; 3 refused by a check.",
+	 "ferry plan web1 --to host-b --max-downtime 100ms", run_plan},
 	{"migration list", "", 0, 0, NULL, "list migrations, newest first", NULL, "ferry migration list", run_migration_list},
-	{"migration show", "ID", 1, 1, NULL, "show one migration", "ID may be shortened to four digits or more.",
+	{"migration show", "ID", 1, 1, show_options, "show one migration", "ID may be shortened to four digits or more.",
 	 "ferry migration show 1f3c", run_migration_show},
 	{"migration watch", "ID", 1, 1, NULL, "follow a migration to its end",
 	 "Ctrl-C stops watching; the migration goes on. The exit status is that of `ferry migrate`.",
@@ -66,6 +70,18 @@ static const struct verb verbs[] = {
 	{"migration abort", "ID", 1, 1, NULL, "cancel a migration and wait until the VM is settled",
 	 "Exit status: 0 it was cancelled; 1 it ended otherwise, or was too far; 4 in doubt.", "ferry migration abort 1f3c",
 	 run_migration_abort},
+	{"migration set", "ID", 1, 1, set_options, "change what is promised while the VM is copied",
+	 "What is not named stays as it is. --deadline counts from the beginning of the migration.",
+	 "ferry migration set 1f3c --max-downtime 2s", run_migration_set},
+	{"migration complete", "ID", 1, 1, NULL, "switch now, whatever the pause", "Then follow the migration to its end, as `watch` does.",
+	 "ferry migration complete 1f3c", run_migration_complete},
+	{"migration stats", "", 0, 0, NULL, "how the migrations from this host have gone",
+	 "Medians and 90th percentiles of those that ferryd remembers, and how good its predictions were.", "ferry migration stats",
+	 run_migration_stats},
+	{"migration recover", "ID", 1, 1, NULL, "mend an interrupted post-copy now",
+	 "It is mended by itself as soon as the link is back, tried at growing distances; this tries at once, and follows it\n"
+	 "to its end. Ask the source.",
+	 "ferry migration recover 1f3c", run_migration_recover},
 	{"migration resolve", "ID", 1, 1, resolve_options, "settle a migration in doubt whose other host is gone for good",
 	 "A migration in doubt is settled by itself as soon as the other host answers; use this only if it never will, and only\n"
 	 "once it is fenced: powered off, or cut from the VM's storage and from its network, and sure to stay so. If that is\n"

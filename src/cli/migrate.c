@@ -17,20 +17,29 @@
 #include "cli/units.h"
 #include "cli/watch.h"
 
+/* What `ferry migrate` and `ferry plan` both know. */
+#define MOVE_OPTIONS                                                                                                           \
+	{"to", "HOST", "where to; a name of `ferry host list` (required)"},                                                    \
+		{"max-downtime", "TIME", "longest pause of the guest (300ms)"},                                                \
+		{"deadline", "TIME", "give up, and leave the VM where it is, after this long"},                                \
+		{"converge", "LIST",                                                                                           \
+		 "what may be done about a guest that writes too fast: throttle, postcopy, pause=TIME, or none (throttle)"},   \
+		{"policy", "NAME", "decide as this system does: ferry, or another for comparison (ferry)"},                    \
+		{"bandwidth", "RATE", "use no more of the link than this"},                                                    \
+		{"channels", "N", "connections that carry memory, 1 to 64 (1)"},                                               \
+		{"map", "WHAT:A=B", "A is called B there, such as bridge:br0=br1; repeat for more"}
+
 const struct verb_option migrate_options[] = {
-	{"to", "HOST", "where to; a name of `ferry host list` (required)"},
-	{"dry-run", NULL, "make all checks, tell every failure, move nothing"},
+	MOVE_OPTIONS,
 	{"transport", "auto|native", "how memory travels (auto)"},
-	{"max-downtime", "TIME", "longest pause of the guest (300ms)"},
-	{"deadline", "TIME", "give up, and leave the VM where it is, after this long"},
-	{"bandwidth", "RATE", "use no more of the link than this"},
-	{"channels", "N", "connections that carry memory, 1 to 64 (1)"},
-	{"map", "WHAT:A=B", "A is called B there, such as bridge:br0=br1; repeat for more"},
+	{"dry-run", NULL, "make all checks, tell every failure, move nothing"},
 	{"paused", NULL, "leave the VM paused at the destination"},
 	{"keep-source-definition", NULL, "leave a definition behind, marked as moved"},
 	{"detach", NULL, "return once the request is accepted"},
 	{NULL},
 };
+
+const struct verb_option plan_options[] = {MOVE_OPTIONS, {NULL}};
 
 static int migrate_check_map(const char *map, struct error **e)
 {
@@ -41,8 +50,70 @@ static int migrate_check_map(const char *map, struct error **e)
 	return 0;
 }
 
-/* The body of the request; what was not given is left out, so that defaults are the daemon's. */
-static int migrate_body(const struct cli *cli, json_t *body, struct error **e)
+/* Up to the bound of QEMU, which ferryd knows. */
+static int migrate_pause(const char *text, int64_t *ret_ms, struct error **e)
+{
+	int64_t pause_ms;
+	if (units_parse_duration(text, &pause_ms, e) < 0)
+		return -1;
+	if (pause_ms > 2000000)
+		return error_set(e, ERROR_INVALID_ARGUMENT, "a pause is of 2000s at most");
+	*ret_ms = pause_ms;
+	return 0;
+}
+
+/* "throttle,pause=4s", "none". */
+static int migrate_converge(const char *text, json_t *body, struct error **e)
+{
+	cleanup_free char *copy = xstrdup(text);
+	cleanup_json json_t *means = json_array();
+	char *rest = copy;
+	for (char *word; strcmp(text, "none") != 0 && (word = strsep(&rest, ","));) {
+		int64_t pause_ms = 0;
+		if (strncmp(word, "pause=", 6) == 0) {
+			if (migrate_pause(word + 6, &pause_ms, e) < 0)
+				return error_wrap(e, "--converge pause");
+			json_object_set_new(body, "pause_ms", json_integer(pause_ms));
+			json_array_append_new(means, json_string("pause"));
+		} else if (strcmp(word, "throttle") == 0 || strcmp(word, "postcopy") == 0) {
+			json_array_append_new(means, json_string(word));
+		} else {
+			return error_set(e, ERROR_INVALID_ARGUMENT,
+					 "--converge: '%s' is not one of throttle, postcopy, pause=TIME; write them in the order in which they may"
+					 " be used, or none",
+					 word);
+		}
+	}
+	json_object_set(body, "converge", means);
+	return 0;
+}
+
+int migrate_promise(const struct cli *cli, json_t *body, struct error **e)
+{
+	const char *value;
+	int64_t number;
+	if ((value = cli_option(cli, "max-downtime"))) {
+		if (migrate_pause(value, &number, e) < 0)
+			return error_wrap(e, "--max-downtime");
+		json_object_set_new(body, "max_downtime_ms", json_integer(number));
+	}
+	if ((value = cli_option(cli, "deadline"))) {
+		number = 0;
+		if (strcmp(value, "none") != 0 && units_parse_duration(value, &number, e) < 0)
+			return error_wrap(e, "--deadline");
+		json_object_set_new(body, "deadline_ms", json_integer(number));
+	}
+	if ((value = cli_option(cli, "bandwidth"))) {
+		number = 0;
+		if (strcmp(value, "none") != 0 && units_parse_rate(value, &number, e) < 0)
+			return error_wrap(e, "--bandwidth");
+		json_object_set_new(body, "bandwidth_bytes_per_s", json_integer(number));
+	}
+	value = cli_option(cli, "converge");
+	return value ? migrate_converge(value, body, e) : 0;
+}
+
+int migrate_request(const struct cli *cli, json_t *body, struct error **e)
 {
 	const char *value;
 	int64_t number;
@@ -58,23 +129,10 @@ static int migrate_body(const struct cli *cli, json_t *body, struct error **e)
 			return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is not a transport; there are auto and native", value);
 		json_object_set_new(body, "transport", json_string(value));
 	}
-	if ((value = cli_option(cli, "max-downtime"))) {
-		if (units_parse_duration(value, &number, e) < 0)
-			return error_wrap(e, "--max-downtime");
-		if (number > 2000000)
-			return error_set(e, ERROR_INVALID_ARGUMENT, "--max-downtime: at most 2000s");
-		json_object_set_new(body, "max_downtime_ms", json_integer(number));
-	}
-	if ((value = cli_option(cli, "deadline"))) {
-		if (units_parse_duration(value, &number, e) < 0)
-			return error_wrap(e, "--deadline");
-		json_object_set_new(body, "deadline_ms", json_integer(number));
-	}
-	if ((value = cli_option(cli, "bandwidth"))) {
-		if (units_parse_rate(value, &number, e) < 0)
-			return error_wrap(e, "--bandwidth");
-		json_object_set_new(body, "bandwidth_bytes_per_s", json_integer(number));
-	}
+	if (migrate_promise(cli, body, e) < 0)
+		return -1;
+	if ((value = cli_option(cli, "policy")))
+		json_object_set_new(body, "policy", json_string(value));
 	if ((value = cli_option(cli, "channels"))) {
 		if (units_parse_integer(value, "--channels", 1, 64, &number, e) < 0)
 			return -1;
@@ -180,7 +238,7 @@ int run_migrate(struct cli *cli)
 	if (!to || !*to)
 		return cli_usage(cli, "'ferry migrate' needs --to HOST");
 	cleanup_json json_t *body = json_object();
-	if (migrate_body(cli, body, &e) < 0)
+	if (migrate_request(cli, body, &e) < 0)
 		return cli_usage(cli, "%s", e->message);
 	struct watch watch;
 	if (watch_open(&watch, cli, &e) < 0)

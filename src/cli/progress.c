@@ -2,6 +2,7 @@
 /* How far a migration is, on stderr; see progress.h. */
 #include "cli/progress.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ struct progress {
 	int64_t shown_us;
 	char status[32];
 	size_t phases_told;
+	bool predictions_told[2]; /* at the start, and after the first pass */
 };
 
 struct progress *progress_new(bool json)
@@ -66,7 +68,7 @@ void progress_note(struct progress *progress, const char *format, ...)
 	fprintf(stderr, "%s\n", safe);
 }
 
-/* "web1: copying 38 %  4.1 s, about 1.2 s left  614 MiB sent, 112 MiB/s  guest writes 20 MiB/s  iteration 2" */
+/* "web1: copying 38 %  4.1 s, about 1.2 s left  614 MiB sent, 112 MiB/s  guest writes 20 MiB/s, throttled 85 %  iteration 2" */
 static char *progress_line(const json_t *migration)
 {
 	const json_t *state = json_object_get(migration, "progress");
@@ -91,17 +93,41 @@ static char *progress_line(const json_t *migration)
 	cleanup_free char *end = json_is_number(predicted)
 					 ? xasprintf(", about %s left", units_format_ms(left, json_number_value(predicted)))
 					 : xstrdup("");
+	const long long throttle = output_integer(state, "throttle_percent");
+	cleanup_free char *throttled = throttle > 0 ? xasprintf(", throttled %lld %%", throttle) : xstrdup("");
 	/* What matters most comes first: a narrow terminal cuts the end. */
-	return xasprintf("%s: %s %d %%  %s%s  %s sent, %s/s  guest writes %s/s  iteration %lld", vm, status,
+	return xasprintf("%s: %s %d %%  %s%s  %s sent, %s/s  guest writes %s/s%s  iteration %lld", vm, status,
 			 percent < 0 ? 0 : percent, elapsed, end, units_format_bytes(sent, output_number(migration, "wire_bytes")),
 			 units_format_bytes(rate, output_number(state, "rate_bytes_per_s")),
-			 units_format_bytes(dirty, output_number(state, "dirty_bytes_per_s")),
+			 units_format_bytes(dirty, output_number(state, "dirty_bytes_per_s")), throttled,
 			 (long long)output_integer(state, "iteration"));
+}
+
+/* What was expected by then, each once; after the first pass only if it is something else. */
+static void progress_predictions(struct progress *progress, const json_t *migration, double until_ms)
+{
+	static const char *const keys[] = {"predicted", "predicted_first_pass"};
+	const char *verdict = output_string(json_object_get(migration, keys[0]), "verdict");
+	for (size_t i = 0; i < 2; i++) {
+		const json_t *predicted = json_object_get(migration, keys[i]);
+		const double at_ms = output_number(predicted, "at_ms");
+		if (!json_is_object(predicted) || progress->predictions_told[i] || at_ms > until_ms)
+			continue;
+		progress->predictions_told[i] = true;
+		if (i == 1 && strcmp(output_string(predicted, "verdict"), verdict) == 0)
+			continue;
+		cleanup_free char *words = report_prediction(predicted);
+		if (progress->mode == PROGRESS_LIVE)
+			progress_note(progress, "predicted  %s", words);
+		else
+			fprintf(stderr, "%8.3f s  predicted  %s\n", at_ms / 1000, words);
+	}
 }
 
 static void progress_live(struct progress *progress, const json_t *migration, bool news)
 {
 	int64_t now_us = clock_monotonic_us();
+	progress_predictions(progress, migration, INFINITY);
 	if (!news && now_us - progress->shown_us < PROGRESS_INTERVAL_US)
 		return;
 	progress->shown_us = now_us;
@@ -119,11 +145,13 @@ static void progress_plain(struct progress *progress, const json_t *migration)
 	const json_t *phases = json_object_get(migration, "phases");
 	for (; progress->phases_told < json_array_size(phases); progress->phases_told++) {
 		const json_t *phase = json_array_get(phases, progress->phases_told);
+		progress_predictions(progress, migration, output_number(phase, "start_ms"));
 		cleanup_free char *awaited =
 			strcmp(output_string(phase, "name"), "in-doubt") == 0 ? report_waiting(migration) : NULL;
 		fprintf(stderr, "%8.3f s  %s%s%s\n", output_number(phase, "start_ms") / 1000, output_string(phase, "name"),
 			awaited ? ": waiting " : "", awaited ? awaited : "");
 	}
+	progress_predictions(progress, migration, INFINITY);
 }
 
 void progress_show(struct progress *progress, const json_t *migration)

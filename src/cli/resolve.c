@@ -86,6 +86,11 @@ static void resolve_describe(const json_t *migration, const char *owner, const c
 			"From now on %s owns %s, and whatever %s believes of it is void. It is left paused: resume it there only if you\n"
 			"know that it has not run on %s since, else its disks have changed: stop it, and start it anew.\n",
 			owner, vm, fenced, fenced);
+	if (json_is_true(json_object_get(migration, "postcopy")))
+		fprintf(stderr,
+			"It is in post-copy: unless all of its memory has arrived, each host has a part of it, and the guest, as it runs\n"
+			"now, is lost without the other: it can only be started anew on %s.\n",
+			owner);
 	fprintf(stderr, "This cannot be taken back. You state that %s is fenced.\n", fenced);
 	resolve_explain_fencing();
 }
