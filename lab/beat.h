@@ -13,12 +13,14 @@
 
 #include <stdint.h>
 
-#define BEAT_MAGIC UINT64_C(0x3254414542525246) /* "FRRBEAT2" */
+#define BEAT_MAGIC UINT64_C(0x3354414542525246) /* "FRRBEAT3" */
+#define ORDER_MAGIC UINT64_C(0x315244524f525246) /* "FRRORDR1" */
 #define BEAT_PORT 4799
 #define BEAT_INTERVAL_US 1000
 
 enum beat_flags {
     BEAT_READY = 1, /* all regions of memory, and the disk, are filled and the rewriting has begun */
+    BEAT_ORDER_REFUSED = 2, /* the last order was not understood */
 };
 
 struct beat {
@@ -40,6 +42,17 @@ struct beat {
     uint64_t disk_foreign; /* blocks, or ticks, that somebody else had written: a second copy of the guest */
     uint64_t disk_passes;
     uint64_t disk_ticks;
+    uint64_t order; /* the number of the last order that was carried out, or refused; 0: none yet */
+};
+
+/*
+ * An order: a datagram the other way, from the client to where the beats come from. The load is to change. The client sends
+ * it until a beat says that it was carried out; the number makes one that comes twice harmless.
+ */
+struct order {
+    uint64_t magic;
+    uint64_t number; /* none is used twice */
+    char load[48]; /* as the option of the load program, MIB:MBPS:MODE; ended by a zero */
 };
 
 #endif

@@ -20,6 +20,8 @@
  *     forget ADDRESS          forget the guest at ADDRESS: it has ended, and starts again from a saved state, with the boot
  *                             id and the numbers of then, which would look like a second copy
  *     wait ADDRESS BEATS      answers once the guest at ADDRESS (or any: "*") was ready and heard BEATS times since the mark
+ *     load ADDRESS LOAD       order the load of the guest at ADDRESS to change, to MIB:MBPS:MODE as its own option has it;
+ *                             answers once it has
  *     quit                    report, then end
  * `heartbeat-client --ask PATH QUESTION...` asks and prints the answer. SIGTERM and --seconds end it with a report on
  * stdout. It writes the line "ready" to stdout once it listens.
@@ -54,13 +56,14 @@
 enum {
     GUESTS_MAX = 64,
     CONNECTIONS_MAX = 16,
-    GAPS_MAX = 256, /* listed; all are counted */
+    GAPS_MAX = 256, /* the longest are listed; all are counted */
     RING_BEATS = 1 << 17, /* two minutes at one beat a millisecond */
     QUESTION_BYTES = 128,
     BATCH = 64,
 };
 
 #define GAP_NS (10 * NS_PER_MS)
+#define ORDER_AGAIN_NS (100 * NS_PER_MS)
 
 struct gap {
     uint64_t start_ns; /* wall clock: the last beat before it */
@@ -86,6 +89,7 @@ struct counts {
 struct guest {
     uint64_t boot_id;
     uint32_t address;
+    uint16_t port; /* network order: where its beats come from, and orders go to */
     uint64_t last_ns; /* wall clock of the last beat */
     uint64_t highest_seq;
     struct counts total, marked;
@@ -99,12 +103,15 @@ struct connection {
     bool waiting;
     uint32_t wait_address;
     uint64_t wait_beats;
+    struct order order; /* what is waited for is that this has been carried out; number 0: it is not */
+    uint64_t ordered_ns; /* when it was sent last */
 };
 
 static struct guest *guests[GUESTS_MAX];
 static size_t guest_count;
 static struct connection connections[CONNECTIONS_MAX];
 static uint64_t started_ns, marked_ns, strangers, dropped;
+static int udp = -1;
 static bool ending;
 
 static uint64_t wall_ns(void)
@@ -136,6 +143,19 @@ static struct guest *guest_find(uint64_t boot_id)
     return NULL;
 }
 
+/* A guest that is throttled has thousands of short gaps, and they must not keep the one of its switch off the list. */
+static void gaps_replace_shortest(struct gap gaps[GAPS_MAX], struct gap gap)
+{
+    size_t shortest = 0;
+
+    for (size_t i = 1; i < GAPS_MAX; i++) {
+        if (gaps[i].end_ns - gaps[i].start_ns < gaps[shortest].end_ns - gaps[shortest].start_ns)
+            shortest = i;
+    }
+    if (gap.end_ns - gap.start_ns > gaps[shortest].end_ns - gaps[shortest].start_ns)
+        gaps[shortest] = gap;
+}
+
 static void counts_add_gap(struct counts *counts, uint64_t start_ns, uint64_t end_ns)
 {
     struct gap gap = {start_ns, end_ns};
@@ -144,11 +164,13 @@ static void counts_add_gap(struct counts *counts, uint64_t start_ns, uint64_t en
         return;
     if (end_ns - start_ns > counts->max_gap.end_ns - counts->max_gap.start_ns)
         counts->max_gap = gap;
-    if (end_ns - start_ns > GAP_NS) {
-        if (counts->gap_count < GAPS_MAX)
-            counts->gaps[counts->gap_count] = gap;
-        counts->gap_count++;
-    }
+    if (end_ns - start_ns <= GAP_NS)
+        return;
+    if (counts->gap_count < GAPS_MAX)
+        counts->gaps[counts->gap_count] = gap;
+    else
+        gaps_replace_shortest(counts->gaps, gap);
+    counts->gap_count++;
 }
 
 enum arrival { ARRIVAL_NEXT, ARRIVAL_DOUBLED, ARRIVAL_TWO_COPIES, ARRIVAL_REORDERED };
@@ -214,8 +236,9 @@ static void counts_add_beat(struct counts *counts, const struct guest *guest, co
     }
 }
 
-static void receive_beat(const struct beat *beat, uint32_t address, uint64_t rx_ns)
+static void receive_beat(const struct beat *beat, const struct sockaddr_in *from, uint64_t rx_ns)
 {
+    uint32_t address = from->sin_addr.s_addr;
     struct guest *guest = guest_find(beat->boot_id);
     enum arrival arrival;
     uint64_t lost;
@@ -233,10 +256,11 @@ static void receive_beat(const struct beat *beat, uint32_t address, uint64_t rx_
     counts_add_beat(&guest->marked, guest, beat, address, rx_ns, arrival, lost);
     counts_add_beat(&guest->total, guest, beat, address, rx_ns, arrival, lost);
     guest->address = address;
+    guest->port = from->sin_port;
     guest->last_ns = rx_ns;
 }
 
-static void receive_all(int fd)
+static void receive_all(void)
 {
     static struct beat beats[BATCH];
     static union {
@@ -260,7 +284,7 @@ static void receive_all(int fd)
                                                   .msg_control = &control[i],
                                                   .msg_controllen = sizeof(control[i])};
         }
-        n = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT | MSG_TRUNC, NULL);
+        n = recvmmsg(udp, messages, BATCH, MSG_DONTWAIT | MSG_TRUNC, NULL);
         if (n <= 0)
             return;
         for (int i = 0; i < n; i++) {
@@ -285,7 +309,7 @@ static void receive_all(int fd)
             if (messages[i].msg_len != sizeof(beats[i]) || beats[i].magic != BEAT_MAGIC)
                 strangers++;
             else
-                receive_beat(&beats[i], from[i].sin_addr.s_addr, rx_ns ? rx_ns : wall_ns());
+                receive_beat(&beats[i], &from[i], rx_ns ? rx_ns : wall_ns());
         }
         if (n < BATCH)
             return;
@@ -419,6 +443,42 @@ static void connection_answer_report(struct connection *connection)
     free(text);
 }
 
+/* The guest that was heard last of those at an address: what was booted anew is another one. */
+static const struct guest *guest_at(uint32_t address)
+{
+    const struct guest *found = NULL;
+
+    for (size_t i = 0; i < guest_count; i++) {
+        if (guests[i]->address == address && (!found || guests[i]->last_ns > found->last_ns))
+            found = guests[i];
+    }
+    return found;
+}
+
+/* Sends the order again if it may have got lost; answers once it has been carried out or refused. */
+static void connection_pursue_order(struct connection *connection)
+{
+    static const char refused[] = "{\"error\":\"the guest does not understand the load\"}\n";
+    const struct guest *guest = guest_at(connection->wait_address);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = connection->wait_address};
+    uint64_t now = wall_ns();
+
+    if (!guest)
+        return;
+    if (guest->total.last.order == connection->order.number) {
+        if (guest->total.last.flags & BEAT_ORDER_REFUSED)
+            connection_answer(connection, refused, sizeof(refused) - 1);
+        else
+            connection_answer_report(connection);
+        return;
+    }
+    if (now - connection->ordered_ns < ORDER_AGAIN_NS)
+        return;
+    connection->ordered_ns = now;
+    to.sin_port = guest->port;
+    sendto(udp, &connection->order, sizeof(connection->order), MSG_DONTWAIT, (const struct sockaddr *)&to, sizeof(to));
+}
+
 static bool wait_is_over(const struct connection *connection)
 {
     for (size_t i = 0; i < guest_count; i++) {
@@ -434,7 +494,7 @@ static void connection_obey(struct connection *connection)
 {
     static const char unknown[] = "{\"error\":\"not a question\"}\n", marked[] = "{\"marked\":true}\n";
     static const char forgotten[] = "{\"forgotten\":true}\n";
-    char address[64];
+    char address[64], load[sizeof(connection->order.load)];
     uint32_t number;
 
     if (strcmp(connection->question, "mark") == 0) {
@@ -452,6 +512,11 @@ static void connection_obey(struct connection *connection)
                (strcmp(address, "*") == 0 || inet_pton(AF_INET, address, &connection->wait_address) == 1)) {
         if (strcmp(address, "*") == 0)
             connection->wait_address = INADDR_ANY;
+        connection->waiting = true;
+    } else if (sscanf(connection->question, "load %63s %47s", address, load) == 2 &&
+               inet_pton(AF_INET, address, &connection->wait_address) == 1) {
+        connection->order = (struct order){.magic = ORDER_MAGIC, .number = wall_ns()};
+        memcpy(connection->order.load, load, strlen(load) + 1);
         connection->waiting = true;
     } else {
         connection_answer(connection, unknown, sizeof(unknown) - 1);
@@ -565,7 +630,7 @@ static int ask(const char *path, int words, char **word)
     return answered ? 0 : 1;
 }
 
-static void serve(int udp, int listener, int signals, uint64_t end_ns)
+static void serve(int listener, int signals, uint64_t end_ns)
 {
     while (!ending) {
         struct pollfd polls[3 + CONNECTIONS_MAX];
@@ -585,19 +650,23 @@ static void serve(int udp, int listener, int signals, uint64_t end_ns)
         if (poll(polls, 3 + CONNECTIONS_MAX, timeout_ms) < 0 && errno != EINTR)
             break;
         /* Beats first: a question is answered, and a mark set, after all that came before it. */
-        receive_all(udp);
+        receive_all();
         if (polls[2].revents)
             break;
         for (size_t i = 0; i < CONNECTIONS_MAX; i++) {
             if (connections[i].fd >= 0 && polls[3 + i].revents)
                 connection_read(&connections[i]);
-            if (connections[i].fd >= 0 && connections[i].waiting && wait_is_over(&connections[i]))
+            if (connections[i].fd < 0 || !connections[i].waiting)
+                continue;
+            if (connections[i].order.number != 0)
+                connection_pursue_order(&connections[i]);
+            else if (wait_is_over(&connections[i]))
                 connection_answer_report(&connections[i]);
         }
         if (polls[1].revents)
             connection_accept(listener);
     }
-    receive_all(udp);
+    receive_all();
 }
 
 int main(int argc, char **argv)
@@ -609,7 +678,7 @@ int main(int argc, char **argv)
     };
     unsigned long port = BEAT_PORT, seconds = 0;
     const char *control = NULL, *asked = NULL;
-    int choice, udp, listener = -1, signals;
+    int choice, listener = -1, signals;
     sigset_t set;
 
     while ((choice = getopt_long(argc, argv, "+", table, NULL)) != -1) {
@@ -628,7 +697,8 @@ int main(int argc, char **argv)
             break;
         case 'h':
             printf("usage: heartbeat-client [--port N] [--control SOCKET] [--seconds N]\n"
-                   "       heartbeat-client --ask SOCKET mark | report | forget ADDRESS | wait ADDRESS BEATS | quit\n");
+                   "       heartbeat-client --ask SOCKET mark | report | forget ADDRESS | wait ADDRESS BEATS | load ADDRESS LOAD |\n"
+                   "       quit\n");
             return 0;
         default:
             return 2;
@@ -655,7 +725,7 @@ int main(int argc, char **argv)
     printf("ready\n");
     fflush(stdout);
 
-    serve(udp, listener, signals, seconds ? started_ns + seconds * NS_PER_S : 0);
+    serve(listener, signals, seconds ? started_ns + seconds * NS_PER_S : 0);
 
     report(stdout);
     if (control)

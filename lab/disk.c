@@ -24,9 +24,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common.h"
 #include "pages.h"
 
-#define NS_PER_S UINT64_C(1000000000)
 #define BLOCK_WORDS (DISK_BLOCK_BYTES / 8)
 #define HEAD_WORDS (sizeof(struct disk_block) / 8)
 #define LOG_BYTES_MAX (UINT64_C(4) << 20)
@@ -61,16 +61,9 @@ static struct {
 	pthread_t ticker, writer;
 } disk;
 
-static uint64_t clock_ns(clockid_t clock)
-{
-	struct timespec t;
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
 static struct stamp stamp_now(void)
 {
-	return (struct stamp){clock_ns(CLOCK_MONOTONIC), clock_ns(CLOCK_REALTIME)};
+	return (struct stamp){now_ns(CLOCK_MONOTONIC), now_ns(CLOCK_REALTIME)};
 }
 
 static bool stamp_is(const struct stamp *stamp, uint64_t monotonic_ns, uint64_t realtime_ns)
@@ -191,10 +184,10 @@ static int blocks_fill(void)
 
 static void *writer_run(void *argument)
 {
-	uint64_t *buffer = argument, position = 0, since = clock_ns(CLOCK_MONOTONIC), done = 0;
+	uint64_t *buffer = argument, position = 0, since = now_ns(CLOCK_MONOTONIC), done = 0;
 
 	while (!*disk.options.ending && disk.options.bytes_per_s != 0) {
-		uint64_t now = clock_ns(CLOCK_MONOTONIC);
+		uint64_t now = now_ns(CLOCK_MONOTONIC);
 		uint64_t due = (uint64_t)((double)(now - since) * (double)disk.options.bytes_per_s /
 					  (double)(NS_PER_S * DISK_BLOCK_BYTES));
 		if (due > done + DEBT_BLOCKS) {
@@ -268,18 +261,16 @@ static void tick(uint64_t *last, uint64_t *buffer)
 
 static void *ticker_run(void *argument)
 {
-	uint64_t *last = argument, deadline = clock_ns(CLOCK_MONOTONIC);
+	uint64_t *last = argument, deadline = now_ns(CLOCK_MONOTONIC);
 
 	memset(last, 0, DISK_BLOCK_BYTES);
 	while (!*disk.options.ending) {
 		tick(last, last + BLOCK_WORDS);
-		uint64_t now = clock_ns(CLOCK_MONOTONIC);
+		uint64_t now = now_ns(CLOCK_MONOTONIC);
 		deadline += DISK_TICK_NS;
 		if (deadline < now)
 			deadline = now;
-		struct timespec until = {.tv_sec = (time_t)(deadline / NS_PER_S),
-					 .tv_nsec = (long)(deadline % NS_PER_S)};
-		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+		sleep_until(deadline);
 	}
 	free(last);
 	return NULL;

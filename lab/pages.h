@@ -76,6 +76,55 @@ static inline int page_is_right(const uint64_t *page, uint64_t seed, uint64_t in
     return wrong == 0;
 }
 
+/* ---- pages of which only 64 bytes change ---- */
+
+#define CELL_WORDS 8u
+
+/* Where in the page they stand: always in the same place, after the head. */
+static inline size_t page_cell_word(uint64_t index)
+{
+    return CELL_WORDS * (1 + page_mix(index) % (PAGE_WORDS / CELL_WORDS - 1));
+}
+
+static inline void page_cell_make(uint64_t cell[CELL_WORDS], uint64_t seed, uint64_t index, uint64_t counter)
+{
+    struct page_stream stream = page_stream_start(seed, index, counter);
+
+    cell[0] = counter;
+    for (size_t i = 1; i < CELL_WORDS; i++)
+        cell[i] = page_stream_next(&stream);
+}
+
+static inline void page_write_cell(uint64_t *page, uint64_t seed, uint64_t index, uint64_t counter)
+{
+    page_cell_make(page + page_cell_word(index), seed, index, counter);
+}
+
+static inline int page_cell_is_right(const uint64_t *page, uint64_t seed, uint64_t index, uint64_t counter)
+{
+    uint64_t cell[CELL_WORDS];
+
+    page_cell_make(cell, seed, index, counter);
+    return memcmp(page + page_cell_word(index), cell, sizeof(cell)) == 0;
+}
+
+/* The whole of such a page: as page_write() makes it with counter 0, with the cell in it. */
+static inline void page_write_sparse(uint64_t *page, uint64_t seed, uint64_t index, uint64_t counter)
+{
+    page_write(page, seed, index, 0);
+    page_write_cell(page, seed, index, counter);
+}
+
+static inline int page_is_right_sparse(const uint64_t *page, uint64_t seed, uint64_t index, uint64_t counter)
+{
+    uint64_t right[PAGE_WORDS];
+
+    page_write_sparse(right, seed, index, counter);
+    return memcmp(page, right, PAGE_BYTES) == 0;
+}
+
+/* ---- what is wrong with a page ---- */
+
 /* The first byte that differs from what page_write() writes; PAGE_BYTES if none does. */
 static inline size_t page_first_wrong_byte(const uint64_t *page, uint64_t seed, uint64_t index, uint64_t counter)
 {

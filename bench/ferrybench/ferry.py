@@ -6,6 +6,8 @@ import os
 
 from .machine import BenchError
 
+ROLLED_BACK = 1  # exit status, also of a move that failed otherwise
+
 
 class Ferry:
     """One guest under ferryd."""
@@ -49,8 +51,8 @@ class Ferry:
     def set_max_downtime(self, _milliseconds):
         """ferryd decides by itself."""
 
-    def move_command(self, to):
-        return ["ferry", "migrate", self.name, "--to", to.name, "--output", "json"]
+    def move_command(self, to, words=()):
+        return ["ferry", "migrate", self.name, "--to", to.name, "--output", "json", *words]
 
     def abort(self):
         moves = json.loads(self._ferry("migration", "list", "--output", "json"))
@@ -58,15 +60,26 @@ class Ferry:
             if move["vm"] == self.name and not move.get("ended"):
                 self._ferry("migration", "abort", move["id"])
 
-    def reported(self, stdout, _to):
-        try:
-            result = json.loads(stdout)
-        except ValueError:
-            raise BenchError(f"ferry migrate --output json printed no JSON: {stdout[:300]!r}") from None
-        if result.get("status") != "completed":
+    @staticmethod
+    def stayed(code, stdout, stderr):
+        """Why the guest is where it was, if that is what the command says; else None."""
+        result = _parse(stdout) if code == ROLLED_BACK else {}
+        if result.get("status") != "rolled-back":
+            return None
+        return (result.get("reason") or {}).get("message") or stderr.strip() or "no reason given"
+
+    def reported(self, stdout, _host, completed):
+        result = _parse(stdout)
+        if completed and result.get("status") != "completed":
             raise BenchError(f"the move ended with 0 and yet is {result.get('status')}: {stdout[:1000]}")
-        if result.get("encrypted") is not None and result["encrypted"] != self.encrypted:
+        if completed and result.get("encrypted") is not None and result["encrypted"] != self.encrypted:
             raise BenchError(f"the move was {'' if result['encrypted'] else 'not '}encrypted, against what is measured")
-        return {"qemu": result.get("qemu_total_ms"), "downtime": result.get("downtime_ms"),
-                "reported": {key: result.get(key) for key in ("total_ms", "setup_ms", "wire_bytes", "ram_bytes",
-                                                              "iterations", "phases", "encrypted")}}
+        return {"qemu": result.get("qemu_total_ms") if completed else None,
+                "downtime": result.get("downtime_ms") if completed else None, "reported": result}
+
+
+def _parse(stdout):
+    try:
+        return json.loads(stdout)
+    except ValueError:
+        raise BenchError(f"ferry migrate --output json printed no JSON: {stdout[:300]!r}") from None

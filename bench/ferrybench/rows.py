@@ -3,8 +3,11 @@
 
 import statistics
 
-UNITS = {"wall": "ms", "qemu": "ms", "overhead": "ms", "downtime": "ms", "blackout": "ms", "bytes": "B", "cpu": "s"}
-DIGITS = {"ms": 1, "B": 0, "s": 2}
+UNITS = {"wall": "ms", "qemu": "ms", "overhead": "ms", "downtime": "ms", "blackout": "ms", "bytes": "B", "cpu": "s",
+         "lost_work": "s", "completed": "share"}
+DIGITS = {"ms": 1, "B": 0, "s": 2, "share": 2}
+# Of an overview: what tells one way to converge from another.
+OVERVIEW = ("completed", "wall", "bytes", "downtime", "blackout", "lost_work", "cpu")
 
 
 def _round(value, unit):
@@ -42,6 +45,8 @@ def human(value, unit):
         return f"{value / 2**20:.1f} MiB"
     if unit == "s":
         return f"{value:.2f} s"
+    if unit == "share":
+        return f"{100 * value:.0f} %"
     return f"{value:.0f} ms" if abs(value) >= 100 else f"{value:.1f} ms"
 
 
@@ -72,6 +77,21 @@ def table(rows, moves):
                          "-" if row["ratio"] is None else f"{row['ratio']:.2f}"]
         line.append(human(first["floor"], unit))
         lines.append(line)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return _align(lines)
+
+
+def overview(moves, floor):
+    """Lines of text for many contenders: one each, a column a metric."""
+    lines = [["contender", *OVERVIEW]]
+    for name, found in moves.items():
+        lines.append([name, *(human(median(found, metric), UNITS[metric]) + _spread(found, metric, UNITS[metric])
+                              for metric in OVERVIEW)])
+    if floor:
+        lines.append(["floor", *(human(floor.get(metric), UNITS[metric]) for metric in OVERVIEW)])
+    return _align(lines)
+
+
+def _align(lines):
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return ["  ".join(text.ljust(width) if i == 0 else text.rjust(width)
                       for i, (text, width) in enumerate(zip(line, widths))) for line in lines]

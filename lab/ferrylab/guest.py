@@ -345,10 +345,11 @@ def _taken_addresses(shared):
 
 
 def parse_load(text):
-    """MIB:MBPS; MBPS may be "max", or be left out (0: written once, then checked only)."""
-    match = re.fullmatch(r"(\d+)(?::(\d+(?:\.\d+)?|max))?", text)
+    """MIB:MBPS:MODE; MBPS may be "max", or be left out (0: written once, then checked only), and so may MODE (pages, skewed
+    or sparse: lab/memory.h). Returns the MiB, and what stands behind them."""
+    match = re.fullmatch(r"(\d+)(?::((?:\d+(?:\.\d+)?|max)(?::(?:pages|skewed|sparse))?))?", text)
     if not match:
-        raise GuestError(f"load {text!r} is not MIB:MBPS")
+        raise GuestError(f"load {text!r} is not MIB:MBPS:MODE")
     return int(match.group(1)), match.group(2) or "0"
 
 
@@ -403,7 +404,7 @@ def define(kind="tiny", name=None, memory=None, load=None, fill=None, ip=None, v
            options=None, lab=None, shared=None, view=SHARED_IN_GUEST_HOSTS, disk_load=None):
     """Builds what is missing, writes NAME.json (and NAME.img) and returns the path of NAME.json as the hosts see it.
 
-    load    "MIB:MBPS" or None        fill    "random", "text", either with ":MIB", or None
+    load    "MIB:MBPS:MODE" or None   fill    "random", "text", either with ":MIB", or None
     disk    tiny only: an empty file system on vda, mounted on /mnt (a debian guest always has its disk)
     disk_load "MIB:MBPS": a disk of its own, NAME.load, written and watched for a second writer (lab/disk.h, disk.py); it
             is not locked, so that QEMU does not keep a second one from it
@@ -497,7 +498,7 @@ def guest_address(definition):
 # ---- the heartbeat client ----
 
 def ask(path, question, timeout=30):
-    """Asks the heartbeat client behind a unix socket: "mark", "report", "wait ADDRESS BEATS", "quit". Returns its JSON."""
+    """Asks the heartbeat client behind a unix socket: "mark", "report", "wait ADDRESS BEATS", "load ADDRESS LOAD", "quit". Returns its JSON."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         connection.connect(str(path))
@@ -520,8 +521,9 @@ def main(argv):
                         help="tiny: an initramfs, boots in seconds; debian: a disk with a file system")
     parser.add_argument("--name", help="default: the kind and a number")
     parser.add_argument("--memory", type=int, metavar="MIB", help="default: tiny 256, debian 2048")
-    parser.add_argument("--load", metavar="MIB:MBPS",
-                        help="rewrite MIB MiB of memory at MBPS million bytes a second, or at 'max'; 0: only check it")
+    parser.add_argument("--load", metavar="MIB:MBPS[:MODE]",
+                        help="rewrite MIB MiB of memory at MBPS million bytes a second, or at 'max'; 0: only check it. MODE: "
+                        "pages (whole ones, in turn), skewed (a tenth of them gets nine tenths), sparse (64 bytes of each)")
     parser.add_argument("--fill", metavar="KIND[:MIB]",
                         help="fill more memory once, with 'random' bytes or with 'text'; default: what is left")
     parser.add_argument("--ip", metavar="ADDRESS", help=f"in {GUEST_NETWORK}; default: the first that is free")
