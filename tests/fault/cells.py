@@ -31,6 +31,11 @@ PHASES = {
     "back-held": "the source has taken the baton back",
     "back-asked": "the destination has been told to refuse",
     "back-refused": "the destination has refused",
+    "postcopy-begun": "by post-copy: the guest is stopped, QEMU sends the devices' state",
+    "postcopy-asked": "by post-copy: the destination has finish in hand, the source serves pages",
+    "postcopy-serving": "by post-copy: the guest runs at the destination, which lacks pages",
+    "postcopy-mending": "by post-copy: the same, and the stream is broken",
+    "postcopy-done": "by post-copy: the destination lacks nothing any more",
 }
 
 # point: (phase, course). Courses: "move" is a good one; "abort" is called off once the baton was offered; "slow" copies for
@@ -57,6 +62,13 @@ WHERE = {
     "refuse-received": ("back-asked", "abort"), "before-refused": ("back-asked", "abort"),
     "after-refused": ("back-refused", "abort"), "refuse-answer": ("back-refused", "abort"),
     "refuse-answered": ("back-refused", "abort"),
+}
+
+# The same for a move by post-copy; in the course "cut" its stream is cut while pages are served.
+POSTCOPY = {
+    "postcopy-begun": ("postcopy-begun", "postcopy"), "finish-received": ("postcopy-asked", "postcopy"),
+    "postcopy-serving": ("postcopy-serving", "postcopy"), "postcopy-listening": ("postcopy-mending", "cut"),
+    "postcopy-mending": ("postcopy-mending", "cut"), "postcopy-done": ("postcopy-done", "postcopy"),
 }
 
 # The result is kept by both sides, at the end of either course.
@@ -87,6 +99,9 @@ VICTIMS = {
     "link-both": "nothing gets through, either way, until both have noticed",
     "link-moment": "nothing gets through for a third of a second",
 }
+
+# What is tried of it in post-copy, where each of the two QEMUs has a part of the guest.
+POSTCOPY_VICTIMS = ("source-ferryd", "destination-ferryd", "source-qemu", "destination-qemu", "link-there", "link-back", "link-both")
 
 # What can happen to a message, by the kind of the point; "-all": to each of them, until it has been noticed.
 MESSAGES = {
@@ -138,9 +153,11 @@ def moments(points):
             for (ended_side, course), phase in ENDED.items():
                 if ended_side == side:
                     yield name, side, kind, course, phase
-        elif name in WHERE:
-            phase, course = WHERE[name]
-            yield name, side, kind, course, phase
+        elif name in WHERE or name in POSTCOPY:
+            for where in (WHERE, POSTCOPY):
+                if name in where:
+                    phase, course = where[name]
+                    yield name, side, kind, course, phase
         else:
             raise KeyError(f"nothing is known of the fault point {name!r}: add it to {__file__}")
 
@@ -163,6 +180,9 @@ def generate(points):
     points = list(points)
     cells = []
     for name, side, kind, course, phase in moments(points):
+        if phase.startswith("postcopy-"):
+            cells += [Cell(name, side, course, phase, victim) for victim in POSTCOPY_VICTIMS]
+            continue
         cells += [Cell(name, side, course, phase, victim, _nonsense(victim, name, phase)) for victim in VICTIMS]
         cells += [Cell(name, side, course, phase, action) for action in MESSAGES.get(kind, ())]
         if kind == "RECORD" and name.startswith("before-"):
@@ -196,6 +216,7 @@ FEW = (
     "after-taken@destination/move:destination-host", "copy-completed@source/move:source-host",
     "finish-received@destination/move:source-qemu", "copy-cancelled@source/abort:source-ferryd",
     "refuse-answer@destination/abort:hold", "finish-answer@destination/move:link-there",
+    "postcopy-mending@source/cut:source-ferryd", "postcopy-serving@source/postcopy:source-qemu",
 )
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests/system"))
 
-from moves import Pair, Refused  # noqa: E402
+from moves import Pair, Refused, network_of  # noqa: E402
 from ferrylab import disk  # noqa: E402
 from sampler import Sampler  # noqa: E402
 
@@ -43,7 +44,7 @@ class Wrong(AssertionError):
 class Field(Pair):
     def __init__(self, name, hosts=2):
         build = Path(os.environ.get("FERRY_BUILD") or ROOT / "build").resolve()
-        super().__init__(name, hosts=hosts, faults=True, restore=True,
+        super().__init__(name, hosts=hosts, faults=True, patient=True, restore=True,
                          config={"migration": time_limits(build), "data": {"native_ports": "49152-49167"}})
         self.sampler = Sampler([self._is_ours])
         self.sampler.start()
@@ -116,6 +117,11 @@ class Field(Pair):
         for pid in self.qemus(host).get(guest.name, []):
             os.kill(pid, signal.SIGKILL)
             self.wait_gone(pid)
+
+    def cut_stream(self, source):
+        """As a router that has forgotten the connection: both ends are told so by the kernel."""
+        with network_of(self.host(source)):
+            subprocess.run(["ss", "-K", "-tn", "state", "established", "( dport >= :49152 )"], check=True, stdout=subprocess.DEVNULL)
 
     def reboot(self, host):
         self.lab.reboot(host)
@@ -205,6 +211,6 @@ class Field(Pair):
 
     def move_again(self, guest):
         destination = self.other(guest.host)
-        self.migrate(guest, destination, "--max-downtime", "5s")  # that a busy machine is slow is no fault
+        self.migrate(guest, destination)
         self.quiet(guest)
         self.all_is_well(guest, destination, running=True)

@@ -22,6 +22,7 @@ STOPPED_FAILED = "failed, stopped at the source"
 STOPPED_BACK = "rolled-back, stopped at the source"
 STOPPED_CANCELLED = "cancelled, stopped at the source"
 STOPPED_FORGOTTEN = "forgotten, stopped at the source"
+PAUSED_BACK = "rolled-back, paused at the source"
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,12 @@ RULES = (
          "the destination has everything: it waits, in doubt, until the source goes on"),
     rule("source-stands-still-after-finish", "asked " + AFTER, "source-stall", COMPLETED, "everything is decided, or is without it"),
     rule("source-stands-still-on-the-way-back", BACK, "source-stall", CANCELLED, "the VM is the source's, whatever the destination does meanwhile"),
-    rule("destination-stands-still-before-prepared", "check begun prepared", "destination-stall", FAILED,
+    rule("destination-stands-still-before-prepared", "check begun", "destination-stall", FAILED,
          "the source gives up; what the destination then does is refused"),
+    rule("destination-stands-still-preparing", "prepared", "destination-stall", FAILED,
+         "the source gives up; what the destination has prepared is refused", "after-prepared@* incoming-started@* prepare-answer@*"),
+    rule("destination-stands-still-prepared", "prepared", "destination-stall", COMPLETED,
+         "QEMU copies on; in doubt until it goes on", "prepare-answered@*"),
     rule("destination-stands-still", "copying offered switching sent asked " + AFTER, "destination-stall", COMPLETED,
          "QEMU copies on; in doubt until it goes on, if the source has not heard yet"),
     rule("destination-stands-still-on-the-way-back", BACK, "destination-stall", CANCELLED, "it is told again until it answers"),
@@ -132,6 +137,32 @@ RULES = (
     rule("destination-host-after-taken", AFTER, "destination-host both-hosts", STOPPED_THERE,
          "taken is on disk and the guest may have run: it crashed at the destination, and may be started there only"),
     rule("destination-host-on-the-way-back", BACK, "destination-host", CANCELLED, "nothing was there to keep"),
+    # ---- post-copy ----
+    rule("postcopy-source-dies-beginning", "postcopy-begun", "source-ferryd", (COMPLETED, ROLLED_BACK),
+         "QEMU goes on by itself: if it is in post-copy when the next ferryd looks, that one sends finish once it serves pages, "
+         "else it takes the VM back"),
+    rule("postcopy-source-dies", "postcopy-asked postcopy-serving postcopy-mending postcopy-done", "source-ferryd", COMPLETED,
+         "both QEMUs go on; the next ferryd asks, serves and mends on"),
+    rule("postcopy-destination-dies", "postcopy-begun postcopy-asked postcopy-serving postcopy-mending postcopy-done", "destination-ferryd",
+         COMPLETED, "both QEMUs go on; the next ferryd answers finish, and listens again where that is needed"),
+    rule("postcopy-source-qemu-beginning", "postcopy-begun", "source-qemu", STOPPED_BACK,
+         "finish was never sent: the guest crashed where it was owned"),
+    rule("postcopy-source-qemu-asked", "postcopy-asked", "source-qemu", (STOPPED_THERE, STOPPED_BACK),
+         "taken and lost, as below, if the devices' state was loaded by then; else refused, and it crashed where it was owned"),
+    rule("postcopy-source-qemu", "postcopy-serving postcopy-mending", "source-qemu", STOPPED_THERE,
+         "the guest is lost: the source lets go of it, the destination hears so and ends what it has, with the reason `qemu.gone`"),
+    rule("postcopy-source-qemu-done", "postcopy-done", "source-qemu", COMPLETED, "everything is there"),
+    rule("postcopy-destination-qemu-beginning", "postcopy-begun", "destination-qemu", (ROLLED_BACK, PAUSED_BACK),
+         "the guest has not run there, so it is the source's; once QEMU is in post-copy it lets it run no more: it is to be stopped and started"),
+    rule("postcopy-destination-qemu-asked", "postcopy-asked", "destination-qemu", PAUSED_BACK,
+         "refused, as the guest has not run there; at the source QEMU lets it run no more: it is to be stopped and started"),
+    rule("postcopy-destination-qemu", "postcopy-serving postcopy-mending postcopy-done", "destination-qemu", STOPPED_THERE,
+         "the guest is lost, or crashed as any: the destination owns it, with the reason `qemu.gone`; the source lets go of the rest"),
+    rule("postcopy-link-beginning", "postcopy-begun", "link-there link-back link-both", (COMPLETED, ROLLED_BACK, PAUSED_BACK),
+         "the destination hears nothing: it waits if it has all that the guest needs to run, else refuses, which the source's QEMU finds out "
+         "in post-copy or before"),
+    rule("postcopy-link", "postcopy-asked postcopy-serving postcopy-mending postcopy-done", "link-there link-back link-both", COMPLETED,
+         "pages that are missing come when the link is back, over another stream if this one broke"),
     # ---- the client ----
     rule("client", f"{BEFORE} sent asked {AFTER}", "client", COMPLETED, "the source drives; who asked may go away"),
     rule("client-on-the-way-back", BACK, "client", CANCELLED, "who asked may go away"),
@@ -156,7 +187,12 @@ RULES = (
          "a source that does not answer has given up: the destination refuses"),
     rule("finish-lost", "sent asked running heard", "drop drop-all hold cut corrupt", COMPLETED, "in doubt until it is answered"),
     rule("refuse-lost", BACK, "drop drop-all hold cut corrupt", CANCELLED, "told again until it is answered"),
-    rule("message-repeated", "check begun prepared copying sent asked running heard", "repeat old delay", COMPLETED,
+    rule("outcome-late", "copying", "delay", ROLLED_BACK, "an answer that comes later than the destination waits is none",
+         "outcome-received@* outcome-answer@*"),
+    rule("outcome-asked-late", "copying", "delay", COMPLETED, "the time for an answer begins with the question",
+         "outcome-send@* outcome-answered@*"),
+    rule("outcome-repeated", "copying", "repeat old", COMPLETED, "the same question gets the same answer"),
+    rule("message-repeated", "check begun prepared sent asked running heard", "repeat old delay", COMPLETED,
          "the same question gets the same answer; one of an earlier migration is refused"),
     rule("refuse-repeated", BACK, "repeat old delay", CANCELLED, "the same question gets the same answer"),
     # ---- records ----

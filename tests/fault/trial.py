@@ -12,7 +12,7 @@ import re
 import threading
 import time
 
-from field import FORGETFUL, Refused, Wrong
+from field import FORGETFUL, PATIENCE, POLL_S, Refused, Wrong
 
 DELAY_MS = 1500
 MOMENT_S = 0.33
@@ -22,6 +22,9 @@ DEADLINE_MS = 15000  # of a copy that may stand still; nothing else would end it
 ABORT_GAP_MS = 300  # for the request to be made in
 # Slower than what the guest dirties with its whole memory to copy: longer than the destination waits in silence.
 SLOW_BYTES_PER_S = 20_000_000
+# Less than the guest writes, so that it comes to post-copy; what is missing then takes a second or two.
+POSTCOPY_BYTES_PER_S, POSTCOPY_DOWNTIME_MS = 6_000_000, 200
+UNANSWERED = "no answer from the destination|the destination does not answer|post-copy cannot go on yet"
 STANDS_STILL = ("prepared", "copying", "offered", "switching"), ("link-there", "link-back", "link-both", "destination-host")
 
 
@@ -32,6 +35,7 @@ class Trial:
         sides = {"source": self.source, "destination": self.destination}
         self.here = sides[cell.side]  # who passes the moment
         self.victim = sides.get(cell.fault.partition("-")[0])
+        self.postcopy = cell.phase.startswith("postcopy-")
         self.ident = None
         self.marks = {name: self._log_size(name) for name in field.names}
         self.asking = None
@@ -69,6 +73,9 @@ class Trial:
         request = {"max_downtime_ms": MAX_DOWNTIME_MS}
         if self.cell.course == "slow":
             request["bandwidth_bytes_per_s"] = SLOW_BYTES_PER_S
+        if self.postcopy:
+            request = {"converge": ["postcopy"], "bandwidth_bytes_per_s": POSTCOPY_BYTES_PER_S,
+                       "max_downtime_ms": POSTCOPY_DOWNTIME_MS}
         if self.cell.phase in STANDS_STILL[0] and self.cell.fault in STANDS_STILL[1]:
             request["deadline_ms"] = DEADLINE_MS
 
@@ -80,6 +87,8 @@ class Trial:
         self.asking.start()
         if self.cell.course == "abort":
             self.abort()
+        if self.cell.course == "cut":
+            self.cut()
 
     def begin_by_client(self):
         words = ["ferry", "migrate", self.guest.name, "--to", self.destination, "--max-downtime", f"{MAX_DOWNTIME_MS}ms"]
@@ -98,6 +107,12 @@ class Trial:
             time.sleep(0.003)
         with contextlib.suppress(OSError):
             self.field.api(self.source, "POST", f"/v1/migrations/{self.identity()}/abort")
+
+    def cut(self):
+        """The stream, once the guest runs at the destination: a QEMU there that has not got as far ends."""
+        self.asking.join(20)
+        self.field.await_record(self.destination, self.identity(), lambda m: m and m["handover"] == "running")
+        self.field.cut_stream(self.source)
 
     def identity(self):
         """The migration's id; from the log where the answer never came."""
@@ -127,10 +142,28 @@ class Trial:
         """The source has come to an end, or is in doubt and says what it waits for."""
         if not self.identity():
             return
+        if self.postcopy:
+            self.noticed_in_postcopy()
+            return
         record = self.field.await_record(self.source, self.ident, lambda m: m is None or m["ended"] or m["status"] == "in-doubt")
         if record and record["status"] == "in-doubt" and not self.cell.fault.startswith(("error", "full", "short")):
             if record["reason"]["code"] != "migration.in_doubt" or self.destination not in record["reason"]["message"]:
                 raise Wrong(f"in doubt, but it does not say what about: {record['reason']}")
+
+    def noticed_in_postcopy(self):
+        """The source has asked and heard nothing, which its record need not show: its QEMU goes on serving, or tries to. One whose
+        QEMU has not begun to does not ask; then the destination has noticed."""
+        def over(record):
+            return record is None or record["ended"]
+        deadline = time.monotonic() + PATIENCE
+        while not re.search(UNANSWERED, self.log_since(self.source)) and not over(self.field.record(self.source, self.ident)):
+            if self.cell.phase == "postcopy-begun" and self.field.alive(self.destination):
+                there = self.field.record(self.destination, self.ident)
+                if over(there) or there["status"] == "in-doubt":
+                    break
+            if time.monotonic() > deadline:
+                raise Wrong("nobody has noticed")
+            time.sleep(POLL_S)
 
     def settled_there(self):
         """The destination has come to an end by itself, or never knew of it, or has forgotten it; or has everything and says
@@ -233,7 +266,8 @@ class Trial:
         self.block()
         self.field.go_on(self.here)
         self.noticed()
-        self.settled_there()
+        if not self.postcopy:
+            self.settled_there()
         self.field.lab.unblock()
 
     def link_moment(self):
@@ -263,12 +297,19 @@ class Trial:
 
     # ---- and then ----
 
+    def state(self, owner):
+        """A process that has ended is tidied up a moment after its migration."""
+        deadline = time.monotonic() + PATIENCE
+        while (state := self.field.vms(owner)[self.guest.name]["state"]) == "gone" and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return state
+
     def result(self):
         """What the source's record says, then what the guest does and where."""
         record = self.field.record(self.source, self.identity()) if self.identity() else None
         owner, _ = self.field.agree(self.guest)
         side = "source" if owner == self.source else "destination"
-        state = self.field.vms(owner)[self.guest.name]["state"]
+        state = self.state(owner)
         does = {"running": "runs"}.get(state, state)
         return f"{record['status'] if record else 'forgotten'}, {does} at the {side}", owner, state
 
@@ -284,8 +325,25 @@ class Trial:
         for name in field.names:
             field.set_faults(name, "")
         result, owner, state = self.result()
+        if self.postcopy and state == "stopped" and owner == self.destination and self.cell.phase != "postcopy-done":
+            self.said_lost()
+        if self.postcopy and state == "paused":
+            self.stop_stuck(owner)
+            state = "stopped"
         field.all_is_well(guest, owner, {"running": True, "paused": False, "stopped": None}[state])
         return result, owner, state
+
+    def said_lost(self):
+        """Its owner says plainly what has become of the guest."""
+        reason = self.field.record(self.destination, self.ident).get("reason")
+        if not reason or reason["code"] != "qemu.gone" or "the guest is lost" not in reason["message"]:
+            raise Wrong(f"the guest is lost, and its owner says {reason}")
+
+    def stop_stuck(self, owner):
+        """What a person has to do when QEMU lets a guest run no more that was on its way by post-copy."""
+        if self.field.ferry(owner, "vm", "resume", self.guest.name, check=False).returncode == 0:
+            raise Wrong("a guest that was on its way by post-copy could be resumed at the source")
+        self.field.ferry(owner, "vm", "stop", self.guest.name)
 
     def afterwards(self, owner, state):
         """Whatever has become of it, it can be moved again."""

@@ -3,10 +3,10 @@
  * The handover of a post-copy migration, for spin: the guest runs at the destination while its memory still comes from the
  * source, so each of two QEMUs has a part of it and neither may be ended. Its own rule:
  *
- *	offered is durable before migrate-start-postcopy; finish is sent only when the source's QEMU says postcopy-active, after
- *	which it lets nothing run by itself any more; taken is durable before cont; the source serves pages, and releases only when
+ *	offered is durable before migrate-start-postcopy; finish is sent only when the source's QEMU serves pages, after which it
+ *	lets nothing run by itself any more (it says postcopy-active earlier, and may still fail then); taken is durable before cont; the source serves pages, and releases only when
  *	both QEMUs have completed (or one of them is gone, so that nobody needs the other's pages); on any fault the status is
- *	`recovering`, and no ferryd ends a QEMU.
+ *	`recovering`, and no ferryd ends a QEMU, but for what is left of a guest when the source's is gone.
  *
  * One migration from host 0 to host 1; otherwise as precopy.pml: every message lost, repeated, late; a ferryd or a QEMU dies at
  * any moment; the stream between the QEMUs breaks, and is mended. Bounds: KILLS, CRASHES, REBOOTS, CUTS.
@@ -50,10 +50,11 @@
 #define RUN 1
 #define COPY 2	    /* the guest runs, a first pass over memory */
 #define PRE 3	    /* stopped at pre-switchover */
-#define SERVING 4   /* postcopy-active, or postcopy-paused while the stream is broken: stopped for good, has pages */
+#define SERVING 4   /* it serves pages, or is postcopy-paused while the stream is broken: stopped for good */
 #define COMPLETED 5 /* nobody needs its pages */
 #define INCOMING 6
 #define LISTENING 7 /* has the devices' state; -S keeps it paused */
+#define ACTIVE 8    /* says postcopy-active, but is still sending the devices' state: if the stream errs now, it lets the guest run */
 
 /* ---- what a source's worker is doing ---- */
 #define IDLE 0
@@ -139,6 +140,12 @@ inline end_source_qemu()
 	CLAIM("no page is lost", qemu[S] != SERVING || whole || qemu[D] == GONE)
 	qemu[S] = GONE
 }
+inline end_lost_qemu()
+{
+	CLAIM("no page is lost", qemu[S] == GONE)
+	qemu[D] = GONE;
+	stream = 0
+}
 inline end_destination_qemu()
 {
 	CLAIM("no page is lost", qemu[D] != RUN)
@@ -155,6 +162,8 @@ proctype qemus()
 	:: d_step { qemu[S] == COPY -> stream = 0; qemu[S] = RUN; check() }
 	:: d_step { qemu[D] == INCOMING && package -> package = 0; qemu[D] = LISTENING; check() }
 	:: d_step { qemu[D] == INCOMING && !stream && !package && qemu[S] != RUN -> qemu[D] = GONE; check() }
+	:: d_step { qemu[S] == ACTIVE -> qemu[S] = SERVING; check() }
+	:: d_step { qemu[S] == ACTIVE -> stream = 0; run_at_source(); check() }
 	/* All pages have come: the destination knows first, then the source. */
 	:: d_step { stream && qemu[S] == SERVING && (qemu[D] == LISTENING || qemu[D] == RUN) && !whole -> whole = 1; check() }
 	:: d_step { stream && qemu[S] == SERVING && whole -> qemu[S] = COMPLETED; check() }
@@ -182,17 +191,18 @@ proctype source_side()
 #else
 #define MAY_START true
 #endif
-	/* migrate-start-postcopy: the devices' state goes out. If the stream errs right then, QEMU 7.2 fails the migration and lets
-	 * the guest run on by itself, although that state may arrive. */
+	/* migrate-start-postcopy: the devices' state goes out, and may arrive whatever becomes of the rest. */
 	:: d_step { worker == COPYING && MAY_START && qemu[S] == PRE ->
-		qemu[S] = SERVING; package = (qemu[D] == INCOMING); ran_here_since = 0; check() }
-	:: d_step { worker == COPYING && MAY_START && qemu[S] == PRE ->
-		package = (qemu[D] == INCOMING); stream = 0; run_at_source(); check() }
+		qemu[S] = ACTIVE; package = (qemu[D] == INCOMING); ran_here_since = 0; check() }
 	:: d_step { worker == COPYING && (qemu[S] == SERVING || qemu[S] == COMPLETED) -> finish_sent = 1; worker = ASK_FINISH; check() }
 #ifdef MUTILATE_FINISH_BEFORE_ACTIVE
 	:: d_step { worker == COPYING && MAY_START && qemu[S] == PRE -> finish_sent = 1; check() }
 #endif
-	:: d_step { worker == ASK_PREPARE || worker == COPYING && qemu[S] != SERVING && qemu[S] != COMPLETED -> worker = CANCEL; check() }
+#ifdef MUTILATE_FINISH_WHEN_ACTIVE
+	:: d_step { worker == COPYING && qemu[S] == ACTIVE -> finish_sent = 1; check() }
+#endif
+	:: d_step { worker == ASK_PREPARE || worker == COPYING && qemu[S] != ACTIVE && qemu[S] != SERVING && qemu[S] != COMPLETED ->
+		worker = CANCEL; check() }
 
 	:: d_step { worker == CANCEL ->
 		if
@@ -340,6 +350,8 @@ proctype network()
 	:: d_step { !calm && READY && finish_sent && FINISH_MATTERS -> handle_finish(); check() }
 	:: d_step { !calm && READY && refuse_sent && REFUSE_MATTERS -> handle_refuse(); check() }
 	:: d_step { !calm && READY && destination == PREPARED && qemu[D] == INCOMING -> deciding = END; check() }
+	/* The source has let go, and something is missing here: its QEMU is gone, and the guest is lost. */
+	:: d_step { READY && destination == RUNNING && source == RELEASED && qemu[D] == RUN && !whole -> end_lost_qemu(); check() }
 	od
 }
 
@@ -355,7 +367,7 @@ inline kill_ferryd(h)
 inline qemu_dies(h)
 {
 	if
-	:: qemu[h] == COPY || qemu[h] == PRE || qemu[h] == SERVING || h == D -> stream = 0
+	:: qemu[h] == COPY || qemu[h] == PRE || qemu[h] == ACTIVE || qemu[h] == SERVING || h == D -> stream = 0
 	:: else
 	fi;
 	if
@@ -376,6 +388,11 @@ proctype host(bit h)
 			:: source == RELEASED -> worker = CONFIRM
 			:: source == OFFERED && qemu[S] == GONE -> refuse_sent = 1; worker = ASK_REFUSE
 			:: source == OFFERED && (qemu[S] == SERVING || qemu[S] == COMPLETED) -> finish_sent = 1; worker = ASK_FINISH
+#ifdef MUTILATE_RECOVERY_FINISHES_WHEN_ACTIVE
+			:: source == OFFERED && qemu[S] == ACTIVE -> finish_sent = 1; worker = ASK_FINISH
+#else
+			:: source == OFFERED && qemu[S] == ACTIVE -> worker = COPYING
+#endif
 			:: else -> worker = CANCEL
 			fi
 		:: h == D && destination == TAKEN -> deciding = CONT_AGAIN

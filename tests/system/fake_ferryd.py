@@ -104,6 +104,7 @@ class FakeFerryd:
         self.drop = set()           # (method, path): carried out, but not answered, once
         self.drop_before = set()    # (method, path): not even carried out, once
         self.vms, self.hosts, self.migrations = {}, {}, {}
+        self.timelines = {}         # id -> what its copy looked like; nothing was seen of others
         self.dry_run_failures = []
         self.refuse_abort = None    # an ApiError
         self.abort_ends = True      # an abort ends the migration at once
@@ -262,6 +263,9 @@ class FakeFerryd:
                 return 200, {"migrations": list(reversed(self.migrations.values()))}
             case ("GET", "migrations", id):
                 return self._poll(self._find_migration(id), query, server)
+            case ("GET", "migrations", id, "timeline"):
+                id = self._find_migration(id)["id"]
+                return 200, self.timelines.get(id, {"points": [], "events": [], "events_lost": 0})
             case ("POST", "migrations", id, "abort"):
                 if self.refuse_abort:
                     raise self.refuse_abort

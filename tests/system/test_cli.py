@@ -80,6 +80,51 @@ def test_migrate_completes(fake):
     assert [line.split()[-1] for line in err.splitlines()] == ["checking", "preparing", "copying", "switching", "completing"]
 
 
+def test_guest_that_is_lost(fake):
+    """In post-copy, by a QEMU that ended: the VM has gone over, and that is no success."""
+    process, id = started(fake)
+    why = "the guest is lost: the source's QEMU ended before host-b had all of the memory"
+    fake.update(id, **COMPLETED, reason={"code": "qemu.gone", "message": why})
+    status, out, err = finish(process)
+    assert status == 1
+    assert out.splitlines()[0] == "web1 stopped, and is host-b's now; start it there."
+    assert why in err and "did not succeed" in err
+
+
+WILL = {"at_ms": 12.0, "total_ms": 14000.0, "downtime_ms": 45.0, "wire_bytes": 780 << 20, "verdict": "converges",
+        "throttle_percent": 0, "words": "converges"}
+SLOWED = {**WILL, "at_ms": 25.0, "total_ms": 21000.0, "verdict": "needs-throttling", "words": "converges with the guest throttled to 60 %"}
+WILL_SAID = "14.0 s, a pause of 45.0 ms, 780 MiB to send"
+SLOWED_SAID = "21.0 s, a pause of 45.0 ms, 780 MiB to send; it converges with the guest throttled to 60 %"
+
+
+@pytest.mark.parametrize("first_pass, said", [(None, []), ({**WILL, "at_ms": 25.0}, []), (SLOWED, [SLOWED_SAID])])
+def test_prediction_among_the_phases(fake, first_pass, said):
+    """Each is said once, in its place, however late it is heard of; after the first pass only if it is something else."""
+    process, id = started(fake)
+    for status in ("checking", "preparing"):  # from 10 ms on, and from 20 ms
+        fake.update(id, status=status)
+    fake.update(id, status="copying", predicted=WILL, predicted_first_pass=first_pass)
+    fake.update(id, status="switching")
+    fake.update(id, **COMPLETED)
+    status, out, err = finish(process)
+    assert status == 0
+    told = [line.split("s  ", 1)[1] for line in err.splitlines() if "predicted" in line]
+    assert told == [f"predicted  {words}" for words in [WILL_SAID, *said]]
+    later = f"             after the first pass: {SLOWED_SAID if said else WILL_SAID}\n" if first_pass else ""
+    assert f"\n  sent       614 MiB in 5 iterations, native, encrypted\n  predicted  {WILL_SAID}\n{later}  migration  " in out
+
+
+def test_predictions_in_their_order(fake):
+    id = fake.add_migration("web1", "host-b")
+    for status in ("checking", "preparing", "copying", "switching"):
+        fake.update(id, status=status)
+    fake.update(id, **COMPLETED, predicted=WILL, predicted_first_pass=SLOWED)
+    err = ferry(fake, "migration", "watch", id).stderr
+    assert [line.split()[2] for line in err.splitlines()] == ["checking", "predicted", "preparing", "predicted", "copying", "switching"]
+    assert err.splitlines()[1] == f"   0.012 s  predicted  {WILL_SAID}"
+
+
 def test_migrate_answers_at_once(fake):
     process, id = started(fake)
     before = time.monotonic()
@@ -90,12 +135,12 @@ def test_migrate_answers_at_once(fake):
 
 def test_migrate_json(fake):
     process, id = started(fake, "--output", "json")
-    fake.update(id, status="copying")
+    fake.update(id, status="copying", predicted=WILL)
     fake.update(id, **COMPLETED)
     status, out, err = finish(process)
     result = json.loads(out)
     assert status == 0 and err == ""
-    assert result == fake.migrations[id]
+    assert result == fake.migrations[id] and result["predicted"] == WILL
     assert result["owner"] == "host-b" and result["downtime_ms"] == 7.9
 
 
@@ -469,6 +514,23 @@ def test_progress_on_a_terminal(fake):
     os.close(master)
 
 
+def test_prediction_on_a_terminal(fake):
+    """A line that stays, above the one that is renewed."""
+    process, master = on_terminal(fake, "migrate", "web1", "--to", "host-b", columns=140)
+    id = fake.wait_migration()
+    fake.update(id, status="checking")
+    fake.update(id, status="copying", progress=PROGRESS, predicted=WILL)
+    seen = read_until(master, "iteration 2")
+    fake.update(id, predicted_first_pass=FAILS)
+    seen += read_until(master, r"dirties[^\r]*\r\n[^\r]*\rweb1: copying")
+    assert seen.count(f"\x1b[Kpredicted  {WILL_SAID}\r\n") == 1
+    assert seen.count("\x1b[Kpredicted  will not converge: the guest? dirties 120 MB/s\r\n") == 1
+    fake.update(id, **COMPLETED)
+    read_until(master, id)
+    assert process.wait(5) == 0
+    os.close(master)
+
+
 def test_progress_fits_a_narrow_terminal(fake):
     process, master = on_terminal(fake, "migrate", "web1", "--to", "host-b", columns=40)
     id = fake.wait_migration()
@@ -560,6 +622,54 @@ def test_migration_show(fake):
     assert result.returncode == 1 and "migration.not_found" in result.stderr
 
 
+PROMISE = {"max_downtime_ms": 300, "deadline_ms": 120000, "converge": ["throttle", "pause"], "pause_ms": 4000, "policy": "ferry",
+           "kept": None, "words": None}
+PROMISED = "a pause of 300 ms at most, within 2 m 00 s; may throttle, then pause for 4.0 s"
+
+
+@pytest.mark.parametrize("kept, words, said", [(None, None, PROMISED), (True, None, PROMISED + "; kept"),
+                                               (False, "it took\x1b 3 m", PROMISED + "; not kept: it took? 3 m")])
+def test_promise_is_shown(fake, kept, words, said):
+    id = fake.add_migration("web1", "host-b", promise={**PROMISE, "kept": kept, "words": words})
+    assert f"\npromise      {said}\n" in ferry(fake, "migration", "show", id).stdout
+
+
+def test_promise_of_the_least(fake):
+    id = fake.add_migration("web1", "host-b", promise={**PROMISE, "deadline_ms": None, "converge": []})
+    assert "\npromise      a pause of 300 ms at most\n" in ferry(fake, "migration", "show", id).stdout
+
+
+FAILS = {**WILL, "downtime_ms": 0.0, "verdict": "will-not-converge", "words": "will not converge: the guest\x1b dirties 120 MB/s"}
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"predicted": WILL}, [f"predicted    {WILL_SAID}"]),
+    ({"predicted": WILL, "predicted_first_pass": SLOWED},
+     [f"predicted    {WILL_SAID}", f"             after the first pass: {SLOWED_SAID}"]),
+    ({"predicted": None, "predicted_first_pass": SLOWED}, [f"predicted    after the first pass: {SLOWED_SAID}"]),
+    ({"predicted": {**WILL, "downtime_ms": 0.0}}, ["predicted    14.0 s, no pause, 780 MiB to send"]),
+    ({"predicted": {**WILL, "words": "converges, but pauses for longer than promised"}},
+     [f"predicted    {WILL_SAID}; it converges, but pauses for longer than promised"]),
+    ({"predicted": FAILS}, ["predicted    will not converge: the guest? dirties 120 MB/s"]),
+    ({"predicted": None, "predicted_first_pass": None}, []),
+    ({"predicted": WILL, "progress": PROGRESS}, [f"predicted    {WILL_SAID}", "left         about 2.8 s"]),
+])
+def test_prediction_is_shown(fake, changes, said):
+    id = fake.add_migration("web1", "host-b", **changes)
+    shown = ferry(fake, "migration", "show", id).stdout
+    begins = shown.index("\npause ") + 1
+    assert shown[begins:shown.index("\nsent ")].splitlines()[1:] == said
+
+
+def test_phases_are_shown_with_what_they_waited_for(fake):
+    phases = [{"name": "checking", "start_ms": 0, "end_ms": 12.5, "waited_for": "the checks\nof both sides"},
+              {"name": "copying", "start_ms": 12.5, "end_ms": None}]  # of a ferryd that did not say it yet
+    id = fake.add_migration("web1", "host-b", phases=phases)
+    shown = ferry(fake, "migration", "show", id).stdout
+    assert "\nphases       checking   from 0.000 s: 12.5 ms, waiting for the checks?of both sides\n" in shown
+    assert "\n             copying    from 0.013 s: goes on\n" in shown
+
+
 def test_migration_watch(fake):
     id = fake.add_migration("web1", "host-b")
     process = start(fake, "migration", "watch", id[:8])
@@ -630,6 +740,16 @@ def test_migrate_in_doubt_says_what_to_do(fake, output):
     assert f"  ferry migration resolve {id} --owner host-a --fenced host-b\n" in err
     if output == "json":
         assert json.loads(out) == fake.migrations[id]
+
+
+def test_pause_that_nobody_has_seen(fake):
+    """A ferryd that was started in the middle of the switch."""
+    process, id = started(fake)
+    fake.update(id, **{**COMPLETED, "downtime_ms": None})
+    _, out, _ = finish(process)
+    assert "5.7 s; nobody has seen for how long the guest was paused\n" in out
+    assert "\npause        not known\n" in ferry(fake, "migration", "show", id).stdout
+    assert ferry(fake, "migration", "list").returncode == 0
 
 
 @pytest.mark.parametrize("more, words", [
@@ -852,7 +972,18 @@ def test_resolve_says_what_will_happen(fake, doubt, role, owner, fenced, words):
     fake.update(doubt, role=role)
     process, master = on_terminal(fake, *resolve_words(doubt, owner=owner, fenced=fenced))
     seen = read_until(master, "Type the name")
-    assert words in seen and f"You state that {fenced} is fenced" in seen
+    assert words in seen and f"You state that {fenced} is fenced" in seen and "post-copy" not in seen
+    os.write(master, b"no\n")
+    assert process.wait(5) == 5
+    os.close(master)
+
+
+def test_resolve_in_postcopy_loses_the_guest(fake, doubt):
+    fake.update(doubt, postcopy=True)
+    assert "\nhandover     offered (source), post-copy\n" in ferry(fake, "migration", "show", doubt).stdout
+    process, master = on_terminal(fake, *resolve_words(doubt))
+    seen = read_until(master, "Type the name")
+    assert "It is in post-copy" in seen and "started anew on host-a" in seen
     os.write(master, b"no\n")
     assert process.wait(5) == 5
     os.close(master)
@@ -1098,7 +1229,7 @@ class TestAnotherHost:
 
 def verbs():
     out = subprocess.run([FERRY, "--help"], text=True, capture_output=True, check=True).stdout
-    return [match.group(1) for match in re.finditer(r"^  ((?:migrate|(?:migration|vm|host|pki) [a-z]+)) ", out, re.M)]
+    return [match.group(1) for match in re.finditer(r"^  ((?:migrate|plan|(?:migration|vm|host|pki) [a-z]+)) ", out, re.M)]
 
 
 def options_of(verb):
@@ -1107,7 +1238,7 @@ def options_of(verb):
 
 
 def test_every_verb_has_help_with_an_example():
-    assert len(verbs()) == 24
+    assert len(verbs()) == 29
     for verb in verbs():
         out, options = options_of(verb)
         assert f"\nExample: ferry {verb}" in out
@@ -1207,7 +1338,7 @@ def test_small_program_loads_little():
 @pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 def test_resolve_with_real_daemons():
     """What the stand-in was taught is what ferryd does: what is refused and how, what is shown, what happens."""
-    from moves import Pair, Proxy, Refused
+    from moves import Pair, Proxy
     ports = range(49152, 49160)
     pair = Pair("cli", config={"migration": {"silence_limit": "3", "finish_timeout": "5"},
                                "data": {"native_ports": f"{ports[0]}-{ports[-1]}"}})
@@ -1236,9 +1367,7 @@ def test_resolve_with_real_daemons():
         assert resolve(id, owner="host-c")[:2] == (2, "invalid_argument")
         assert resolve(id, fenced="host-c")[:2] == (2, "migration.not_fenced")
         for body in ({"owner": "host-a"}, {"owner": "host-a", "fenced": "host-a"}):
-            with pytest.raises(Refused) as refused:
-                pair.api("host-a", "POST", f"/v1/migrations/{id}/resolve", body)
-            assert refused.value.code == "migration.not_fenced"
+            assert pair.refusal("host-a", "POST", f"/v1/migrations/{id}/resolve", body) == "migration.not_fenced"
         assert pair.migration("host-a", id)["status"] == "in-doubt"
         pair.kill_ferryd("host-b")
         for pid in pair.qemus("host-b")["h"]:

@@ -74,6 +74,7 @@ def test_message(pair, guest, side, fault):
     pair.settled(guest, destination)
 
 
+@pytest.mark.slow
 def test_forgetful_journal(pair, guest):
     """A host whose journal keeps nothing that it has not synced, killed with kill -9: it knows all that it has said."""
     source, destination = guest.host, pair.other(guest.host)

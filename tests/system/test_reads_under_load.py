@@ -195,6 +195,7 @@ class SlowClients:
         self.thread.join()
 
 
+@pytest.mark.slow
 def test_reads_during_every_step(pair, guest):
     idle = {name: tasks_and_files(pair, name) for name in ("host-a", "host-b")}
     slow = SlowClients(pair, SLOW)

@@ -415,6 +415,57 @@ def test_offers_that_come_to_nothing_lock_nobody_out(pair, guest, liar, offers):
         pair.settled(guest, "host-a")
 
 
+# ---- what another host has learned of a VM ----
+
+LONG = 86400 * 10 ** 6
+LEARNED_MAX = 2 ** 50
+# What passes for a figure where it makes no sense is only wrong; these are no figures.
+LEARNED_LIES = {
+    ("vm_uuid",): wrong("", ID, ID[:-1], "*"),
+    ("writes",): wrong([], [], [{}, {}], [{"for_us": 10 ** 6, "bytes": 1}], [{"for_us": 10 ** 6, "bytes": 1}] * 3, [[], []]),
+    ("writes", 0): wrong({}, {"for_us": 10 ** 6}, {"bytes": 1}, {"for_us": 10 ** 6, "bytes": 1, "more": 1}),
+    ("writes", 0, "for_us"): wrong(1, 1, 199_999, LONG + 1, but=(0, 2 ** 31)),
+    ("writes", 1, "for_us"): wrong(1, 1, 199_999, LONG + 1, but=(0, 2 ** 31)),
+    ("writes", 0, "bytes"): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
+    ("writes", 1, "bytes"): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
+    ("used_bytes",): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
+    ("link_bytes_per_s",): wrong(1, 1, 999, LEARNED_MAX + 1, but=(0, 2 ** 31)),
+    ("scan_bytes_per_s",): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
+    ("later_percent",): wrong(1, 401, but=(0, 7)),
+    ("unknown",): [None, 1, "x"],
+}
+
+
+@pytest.fixture
+def third_to_a(pair):
+    speaker = Speaker(pair, "host-c", "host-a")
+    yield speaker
+    speaker.close()
+
+
+def test_what_was_learned(pair, guest, liar, third_to_a):
+    """It can only mislead predictions, and that only within what a figure can be; and only of a VM that is the asked host's."""
+    good = {"vm_uuid": guest.uuid, "used_bytes": 10 ** 8, "writes": [{"for_us": 10 ** 6, "bytes": 10 ** 7}, {"for_us": 6 * 10 ** 6, "bytes": 2 * 10 ** 7}],
+            "link_bytes_per_s": 10 ** 8, "scan_bytes_per_s": 10 ** 9, "later_percent": 150}
+    refused(liar.post("learned", good), "vm.not_owner")
+    for path, lies in LEARNED_LIES.items():
+        for lie in lies:
+            codes = ("invalid_argument", "vm.not_owner") if path == ("vm_uuid",) else ("invalid_argument", "too_large")
+            assert refused(third_to_a.post("learned", put(good, path, lie)), *codes), f"{path} = {lie!r:.60}"
+    for key in good:
+        refused(third_to_a.post("learned", {k: v for k, v in good.items() if k != key}), "invalid_argument")
+    # None of all that was heard: what is believed of the link to host-c is the first that passes.
+    worst = {"vm_uuid": guest.uuid, "used_bytes": LEARNED_MAX, "writes": [{"for_us": 500_000, "bytes": LEARNED_MAX}, {"for_us": LONG, "bytes": LEARNED_MAX}],
+             "link_bytes_per_s": 1000, "scan_bytes_per_s": 1, "later_percent": 400}
+    assert third_to_a.post("learned", worst)[0] == 200
+    known = pair.api("host-a", "POST", f"/v1/vms/{guest.name}/plan", {"to": "host-c"})["known"]
+    assert (known["link_bytes_per_s"], known["link_from"]) == (1000, "earlier moves"), known
+    # The move is what it is.
+    moved = pair.migrate(guest, "host-c")
+    assert moved["predicted"]["verdict"] == "will-not-converge" and moved["prediction_error"]["start"]["verdict_right"] is False
+    pair.settled(guest, "host-c")
+
+
 # ---- files ----
 
 def test_links_into_the_other_host(pair, liar, offers):
@@ -705,6 +756,7 @@ def check_answers(pair, there, guest, answers):
     assert "prepare" not in there.asked
 
 
+@pytest.mark.slow
 def test_check_answers(pair, the_guest, guest_on_a, there):
     check_answers(pair, there, the_guest, QUICK_ANSWERS)
 
@@ -764,6 +816,7 @@ def memory_kib(pair, host):
         return int(next(line for line in file if line.startswith("VmRSS:")).split()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", ["check", "prepare"])
 def test_broken_answers(pair, the_guest, guest_on_a, there, message):
     before = memory_kib(pair, "host-a")
