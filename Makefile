@@ -3,7 +3,7 @@
 
 BUILD ?= build
 
-.PHONY: build demo test test-quick test-slow test-faults test-faults-all soak test-model test-model-all packages install clean bench fuzz
+.PHONY: build demo test test-quick test-slow test-postcopy test-faults test-faults-all soak test-model test-model-all packages install clean bench fuzz
 
 build: packages
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) >/dev/null
@@ -27,6 +27,10 @@ test-quick: packages
 # The long suites: every system test, 50 migrations in a row.
 test-slow: packages
 	@BUILD=$(BUILD) tools/run-tests --slow
+
+# Post-copy cut in the middle CUTS (20) times at random moments, with restarted daemons in every second.
+test-postcopy: build
+	@FERRY_BUILD=$(abspath $(BUILD)) FERRY_POSTCOPY_CUTS=$(or $(CUTS),20) pytest -q -p no:cacheprovider tests/system/test_postcopy.py
 
 # Every kill of a daemon and every lost message, at every moment of a migration; see tests/fault/README.md.
 test-faults: build
