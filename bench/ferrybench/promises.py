@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import os
+import re
 import time
 
 from . import draws, verdicts
@@ -13,6 +14,8 @@ from .measure import move
 from .stage import Stage
 
 CAP_S = 600
+# What ferryd's log at level debug says of the copy: a record has it, so that another policy or predictor can be tried on it.
+TOLD = re.compile(r" ((?:options policy=|sample at_us=|pass=\d+ limit_ms=|known memory=|predicted |sampled dirty).*)$")
 # A guest is moved when ferryd has looked at it: elsewhere it has all the time in the world for that. Of two looks one began
 # after the load had changed; each takes ten seconds.
 LOOKS, LOOKS_S, LOOK_POLL_S = 2, 90, 0.2
@@ -118,6 +121,14 @@ class Promises(Stage):
             self._revive(driver, draw)
         return result
 
+    def _log_from(self, host, position=None):
+        """The lines of a host's log that tell of copies, from there on; or, with nothing said, where it ends now."""
+        with open(self.lab.ferryd_log(host), encoding="utf-8", errors="replace") as log:
+            if position is None:
+                return log.seek(0, os.SEEK_END)
+            log.seek(position)
+            return [found[1] for line in log if (found := TOLD.search(line.rstrip()))]
+
     def _order(self, driver, draw):
         """The guest's load is this draw's, and ferryd has had the time to notice; False if it has not."""
         self.beats.order(driver.address, draw.load)
@@ -140,8 +151,9 @@ class Promises(Stage):
             self.rate = draw.rate
         self.activate(driver)
         looked_at = self._order(driver, draw)
+        source, position = driver.host, self._log_from(driver.host)
         record = {"number": draw.number, "draw": dataclasses.asdict(draw), "looked_at": looked_at,
-                  "move": self._move(draw, draw.words, CAP_S), "fixed": []}
+                  "move": self._move(draw, draw.words, CAP_S), "told": self._log_from(source, position), "fixed": []}
         judged = verdicts.judge(record)
         if judged["completed"] and draw.number % FIXED_SAMPLE_EVERY:
             return record

@@ -8,6 +8,7 @@
  */
 #include "migration/forecast.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -97,6 +98,21 @@ static void say(const char *when, const struct prediction *prediction)
 		 (long long)prediction->downtime_us / 1000, (unsigned long long)prediction->wire_bytes, prediction->words);
 }
 
+/* What a prediction is made from, in the log: the whole of it can be made again from that. */
+static void log_known(const struct predict_guest *guest, const struct predict_link *link)
+{
+	char writes[PREDICT_WRITES_MAX * 40] = "";
+	for (size_t i = 0; i < guest->writes_count; i++)
+		snprintf(writes + strlen(writes), sizeof(writes) - strlen(writes), " %lld:%llu", (long long)guest->writes[i].for_us,
+			 (unsigned long long)guest->writes[i].bytes);
+	log_debug("known memory=%llu used=%llu stands=%d rate=%llu later_percent=%u bandwidth=%llu scan=%llu before_us=%lld after_us=%lld"
+		  " pause_us=%lld writes:%s",
+		  (unsigned long long)guest->memory_bytes, (unsigned long long)guest->used_bytes, (int)guest->stands,
+		  (unsigned long long)link->rate_bytes_per_s, link->later_percent, (unsigned long long)link->bandwidth_bytes_per_s,
+		  (unsigned long long)link->scan_bytes_per_s, (long long)link->before_us, (long long)link->after_us,
+		  (long long)link->pause_us, writes);
+}
+
 static void predict_from_start(struct forecast *forecast, struct prediction *kept)
 {
 	struct migration *migration = forecast->migration;
@@ -110,8 +126,10 @@ static void predict_from_start(struct forecast *forecast, struct prediction *kep
 	predict_move(&forecast->guest, &link, migration->request.policy, &options, &prediction);
 	prediction.at_us = clock_monotonic_us() - migration->began_us;
 	migration_note_prediction(migration, &prediction, kept);
-	if (kept)
-		say("at the start", &prediction);
+	if (!kept)
+		return;
+	log_known(&forecast->guest, &link);
+	say("at the start", &prediction);
 }
 
 void forecast_begin(struct forecast *forecast, struct migration_host *host, struct migration *migration, struct machine *machine)
@@ -201,8 +219,10 @@ static void predict_from_here(struct forecast *forecast, const struct move_sampl
 	predict_rest(&forecast->guest, &link, converge, seen, sample->at_us - migration->began_us,
 		     sample->wire_bytes ? sample->wire_bytes : sample->transferred_bytes, &prediction);
 	migration_note_prediction(migration, &prediction, kept);
-	if (kept)
-		say("after the first pass", &prediction);
+	if (!kept)
+		return;
+	log_known(&forecast->guest, &link);
+	say("after the first pass", &prediction);
 }
 
 /* In the first pass the link shows what it carries. */

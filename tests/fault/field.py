@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests/system"))
 
-from moves import Pair, Refused, network_of  # noqa: E402
+from moves import Pair, PromiseBroken, Refused, network_of  # noqa: E402
 from ferrylab import disk  # noqa: E402
 from sampler import Sampler  # noqa: E402
 
@@ -44,7 +44,7 @@ class Wrong(AssertionError):
 class Field(Pair):
     def __init__(self, name, hosts=2):
         build = Path(os.environ.get("FERRY_BUILD") or ROOT / "build").resolve()
-        super().__init__(name, hosts=hosts, faults=True, patient=True, restore=True,
+        super().__init__(name, hosts=hosts, faults=True, restore=True,
                          config={"migration": time_limits(build), "data": {"native_ports": "49152-49167"}})
         self.sampler = Sampler([self._is_ours])
         self.sampler.start()
@@ -186,18 +186,18 @@ class Field(Pair):
 
     def never_twice(self):
         if self.sampler.found:
-            raise Wrong("; ".join(self.sampler.found))
+            raise PromiseBroken("; ".join(self.sampler.found))
 
     def disk_says_once(self, guest):
         """The guest itself, and what it has left on a disk without locks: was there ever a second writer?"""
         seen = guest.report()
         if seen["disk_wrong"] or seen["disk_foreign"]:
-            raise Wrong(f"the guest has found {seen['disk_wrong']} wrong blocks on its disk, {seen['disk_foreign']} of another writer")
+            raise PromiseBroken(f"the guest has found {seen['disk_wrong']} wrong blocks on its disk, {seen['disk_foreign']} of another writer")
         for _ in range(READS):
             found = disk.check(os.path.join(self.lab.path, "shared", f"{guest.name}.load"))
             if not (found["doubles"] or found["forks"] or found["overlaps"]):
                 return
-        raise Wrong(f"two have written to the disk: {found}")
+        raise PromiseBroken(f"two have written to the disk: {found}")
 
     def start_again(self, guest, owner):
         """Crashed: it can be started where it is owned, and only there."""
@@ -205,7 +205,7 @@ class Field(Pair):
             if name != owner:
                 started = self.ferry(name, "vm", "start", guest.name, check=False)
                 if started.returncode == 0:
-                    raise Wrong(f"{guest.name} could be started on {name}, though {owner} owns it")
+                    raise PromiseBroken(f"{guest.name} could be started on {name}, though {owner} owns it")
         self.disk_says_once(guest)
         self.start_saved(guest, owner)
 

@@ -48,6 +48,10 @@ class Refused(Exception):
         self.code = body.get("error", {}).get("code")
 
 
+class PromiseBroken(AssertionError):
+    """A guest ran twice, or its memory or disk is not what it was: nothing excuses that, and such a test is not tried again."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path, timeout):
         super().__init__("ferryd", timeout=timeout)
@@ -149,9 +153,9 @@ class Guest:
 
 class Pair:
     """A lab of two (or more) hosts, the heartbeat client, and guests. With faults=True its daemon is ferryd-faults. patient: where
-    nothing is said of it, moves may pause for 5 s, since that a busy machine is slow is none of the faults."""
+    nothing is said of it, moves may pause for 5 s, since most tests are not about the pause, and a busy machine is slow."""
 
-    def __init__(self, name, config=None, hosts=2, patient=False, **options):
+    def __init__(self, name, config=None, hosts=2, patient=True, **options):
         self.patient = patient
         self.lab = Lab(f"{name}{os.getpid()}")
         if self.lab.exists():
@@ -257,6 +261,20 @@ class Pair:
             self.mark()  # else the beats of an earlier guest that had this address count
             self.wait_beats(guest, 200)
         return guest
+
+    def find_guests(self):
+        """A test that has failed half way may have left its guest on the other host, or a ferryd dead, or a link cut. The next
+        one is not to fail for that."""
+        if self.lab.blocks:
+            self.lab.unblock()
+        for name in self.names:
+            if not self.lab.ferryd_pid(name):
+                self.start_ferryd(name)
+        for guest in self.guests:
+            known = {name: vm for name in self.names if (vm := self.vms(name).get(guest.name))}
+            owner = next((vm["owner"] for vm in known.values()), None)
+            if guest.host and owner in known:
+                guest.host = owner
 
     def remove(self, guest):
         """Ends a guest wherever it is, and forgets it."""
@@ -451,8 +469,8 @@ class Pair:
         seen = guest.report()
         total = seen["total"]
         assert seen["silent_ms"] < 5000, f"{seen}{self.logs()}"
-        assert (seen["pages_wrong"], seen["clock_back"]) == (0, 0), seen
-        assert (total["doubled"], total["two_copies"]) == (0, 0), seen
+        if seen["pages_wrong"] or seen["clock_back"] or total["doubled"] or total["two_copies"]:
+            raise PromiseBroken(f"{seen}{self.logs()}")
 
     def settle(self, guest, timeout=PATIENCE):
         """Waits until no host has an unfinished migration of the guest, and returns its owner."""

@@ -21,7 +21,7 @@ NEVER = {"converge": []}
 
 @pytest.fixture(scope="module")
 def pair():
-    pair = Pair("cvg", rate=RATE)
+    pair = Pair("cvg", rate=RATE, patient=False)
     yield pair
     pair.close()
 

@@ -13,8 +13,8 @@ from moves import Pair
 
 @pytest.fixture(scope="module")
 def pair():
-    pair = Pair("flt", faults=True, patient=True, config={"migration": {"silence_limit": "3", "finish_timeout": "5"},
-                                                          "data": {"native_ports": "49152-49167"}})
+    pair = Pair("flt", faults=True, config={"migration": {"silence_limit": "3", "finish_timeout": "5"},
+                                            "data": {"native_ports": "49152-49167"}})
     yield pair
     pair.close()
 

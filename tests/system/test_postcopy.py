@@ -22,7 +22,7 @@ SLOWLY = 12_000_000  # bytes a second: less than the guest dirties, and slow eno
 
 @pytest.fixture(scope="module")
 def pair():
-    pair = Pair("pcp", faults=True, config=IMPATIENT)
+    pair = Pair("pcp", faults=True, patient=False, config=IMPATIENT)
     yield pair
     pair.close()
 

@@ -28,7 +28,7 @@ def guest(pair):
 
 
 def begin_copying(pair, guest, **request):
-    ident = pair.begin(guest, **{"bandwidth_bytes_per_s": SLOWLY, **request})
+    ident = pair.begin(guest, **{"bandwidth_bytes_per_s": SLOWLY, "max_downtime_ms": 300, **request})
     pair.wait(guest.host, ident, lambda m: m["status"] == "copying" and m["iterations"])
     return ident
 
@@ -200,7 +200,7 @@ def test_link_is_cut_for_a_moment(pair, guest):
 # ---- what was promised ----
 
 def test_deadline(pair, guest):
-    ident = pair.begin(guest, bandwidth_bytes_per_s=SLOWLY, deadline_ms=2000)
+    ident = pair.begin(guest, bandwidth_bytes_per_s=SLOWLY, max_downtime_ms=300, deadline_ms=2000)
     ended = check_rolled_back(pair, guest, ident, "rolled-back", "migration.deadline")
     assert 2000 <= ended["total_ms"] < 10000
 
