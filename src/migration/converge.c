@@ -37,6 +37,7 @@
 #define LIMIT_PERCENT 90 /* of what the promise leaves */
 #define STALLED_PASSES 2
 #define LONG_PASS_US 500000 /* one pass of that length tells as much as two short ones */
+#define TELLING_PASS_US 50000 /* of one that is shorter its beginning and end are too much */
 /* At the ceiling: no new lowest point for this long, and at least so many passes, and it is not going to happen. */
 #define PATIENCE_US 30000000
 #define PATIENCE_PASSES 5
@@ -44,6 +45,7 @@
 #define DIVERGING_PERCENT 80
 /* What is dirtied while a pass is sent should be this part of it. */
 #define THROTTLED_PASS_PERCENT 15
+#define WEAK_TIMES 2 /* if it is so many times that, it is throttled more */
 #define THROTTLE_MIN_PERCENT 50
 #define THROTTLE_SLICE_MS 10 /* QEMU's own throttle: where nothing else is known */
 #define THROTTLE_MAX_PERCENT 99
@@ -201,6 +203,16 @@ static bool throttle_not_felt_yet(const struct converge *converge)
 	if (converge->settings.throttle_percent == 0 || converge->passes_without_progress > THROTTLE_PATIENCE_PASSES)
 		return false;
 	return converge->throttled_us == 0 || converge->throttled_us > converge->last_pass_us + THROTTLE_SOON_US;
+}
+
+/* It has been in force for the whole of a pass, and yet so much was written in it that it will take many more. */
+static bool throttle_is_weak(const struct converge *converge, const struct converge_sample *sample)
+{
+	const struct converge_options *options = &converge->options;
+	return converge->settings.throttle_percent > 0 && converge->throttled_us > 0 && converge->throttled_us <= converge->last_pass_us &&
+	       converge->means_next < options->means_count && options->means[converge->means_next] == CONVERGE_THROTTLE &&
+	       sample->remaining_bytes / (WEAK_TIMES * THROTTLED_PASS_PERCENT) > converge->last_remaining_bytes / 100 &&
+	       converge_time_ms(sample->remaining_bytes, sample->rate_bytes_per_s) > ceiling_ms(converge);
 }
 
 /* False: it can do no more than it does. */
@@ -370,8 +382,20 @@ static void decide_in_first_pass(struct converge *converge, const struct converg
 		use_postcopy(converge, &known, decision);
 }
 
-static void ferry_decide(struct converge *converge, const struct converge_sample *sample, struct converge_decision *decision)
+/* By what was found at the end of the pass. The hypervisor's own figure is of the last second or more, in which the guest may have
+ * been throttled otherwise, or have written the same pages several times. */
+static void tell_dirty_rate(const struct converge *converge, struct converge_sample *sample)
 {
+	const int64_t took_us = sample->at_us - converge->last_pass_us;
+	if (sample->pass_began && sample->pass >= 2 && converge->last_pass_us > 0 && took_us >= TELLING_PASS_US)
+		sample->dirty_bytes_per_s = (uint64_t)((double)sample->remaining_bytes * 1e6 / (double)took_us);
+}
+
+static void ferry_decide(struct converge *converge, const struct converge_sample *seen, struct converge_decision *decision)
+{
+	struct converge_sample told = *seen;
+	const struct converge_sample *sample = &told;
+	tell_dirty_rate(converge, &told);
 	if (converge->options.deadline_us && sample->at_us >= converge->options.deadline_us) {
 		give_up(converge, sample, CONVERGE_REASON_DEADLINE, decision);
 		return;
@@ -391,6 +415,8 @@ static void ferry_decide(struct converge *converge, const struct converge_sample
 	if (sample->pass >= 2) {
 		if (stands_still(converge, sample))
 			ferry_stalled(converge, sample, decision);
+		else if (throttle_is_weak(converge, sample))
+			(void)use_throttle(converge, sample, decision);
 		converge->last_remaining_bytes = sample->remaining_bytes;
 	}
 	converge->last_pass_us = sample->at_us;

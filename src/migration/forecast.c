@@ -35,8 +35,11 @@
 #define LEARNED_MAX (INT64_C(1) << 50)
 #define LEARNED_TIME_MAX_US (INT64_C(86400) * 1000000)
 #define LEARNED_RATE_MIN 1000
-#define LATER_PERCENT_MIN 50
-#define LATER_PERCENT_MAX 400
+/* Later passes beyond these parts of the first one's rate have shown something else than the link. */
+#define LATER_PART_MIN 2
+#define LATER_TIMES_MAX 4
+#define ALIKE_TIMES 1.5 /* a link that has carried so much more or less before is the same one */
+#define PASS_TELLING_US 200000 /* one that is shorter, at the end of a copy, is of a moment */
 
 /* ---- what is known ---- */
 
@@ -105,12 +108,25 @@ static void log_known(const struct predict_guest *guest, const struct predict_li
 	for (size_t i = 0; i < guest->writes_count; i++)
 		snprintf(writes + strlen(writes), sizeof(writes) - strlen(writes), " %lld:%llu", (long long)guest->writes[i].for_us,
 			 (unsigned long long)guest->writes[i].bytes);
-	log_debug("known memory=%llu used=%llu stands=%d rate=%llu later_percent=%u bandwidth=%llu scan=%llu before_us=%lld after_us=%lld"
+	log_debug("known memory=%llu used=%llu stands=%d rate=%llu later=%llu bandwidth=%llu scan=%llu before_us=%lld after_us=%lld"
 		  " pause_us=%lld writes:%s",
 		  (unsigned long long)guest->memory_bytes, (unsigned long long)guest->used_bytes, (int)guest->stands,
-		  (unsigned long long)link->rate_bytes_per_s, link->later_percent, (unsigned long long)link->bandwidth_bytes_per_s,
+		  (unsigned long long)link->rate_bytes_per_s, (unsigned long long)link->later_bytes_per_s,
+		  (unsigned long long)link->bandwidth_bytes_per_s,
 		  (unsigned long long)link->scan_bytes_per_s, (long long)link->before_us, (long long)link->after_us,
 		  (long long)link->pause_us, writes);
+}
+
+/* Of passes that are still to come, by what the first one's rate is. What earlier moves have shown of those says more than this
+ * copy's first pass, in which the destination's processors and the guest's pages count as well; unless it is another link by now. */
+static uint64_t later_rate(const struct forecast *forecast, uint64_t first)
+{
+	const double known = (double)forecast->known_bytes_per_s, later = (double)forecast->link.later_bytes_per_s, now = (double)first;
+	if (known <= 0 || later <= 0)
+		return first;
+	if (now > known * ALIKE_TIMES || now * ALIKE_TIMES < known)
+		return (uint64_t)(later * now / known);
+	return later > now ? (uint64_t)later : first;
 }
 
 static void predict_from_start(struct forecast *forecast, struct prediction *kept)
@@ -121,6 +137,7 @@ static void predict_from_start(struct forecast *forecast, struct prediction *kep
 	if (forecast->guest.memory_bytes == 0)
 		return;
 	struct predict_link link = forecast->link;
+	link.later_bytes_per_s = later_rate(forecast, link.rate_bytes_per_s);
 	link.bandwidth_bytes_per_s = migration->request.promise.bandwidth_bytes_per_s;
 	forecast_options(forecast->host, &migration->request.promise, 0, &options);
 	predict_move(&forecast->guest, &link, migration->request.policy, &options, &prediction);
@@ -136,6 +153,7 @@ void forecast_begin(struct forecast *forecast, struct migration_host *host, stru
 {
 	*forecast = (struct forecast){.host = host, .migration = migration, .pause_memory_us = -1};
 	const bool link_known = forecast_know_link(host, migration->destination, &forecast->link);
+	forecast->known_bytes_per_s = forecast->link.rate_bytes_per_s;
 	if (!machine)
 		return;
 	forecast_know_guest(host, migration->vm_uuid, machine, false, &forecast->guest, &forecast->touched_bytes);
@@ -186,7 +204,8 @@ static void end_pass(struct forecast *forecast, const struct move_sample *sample
 		if (!forecast->measured)
 			forget_known_writes(forecast, took_us);
 		forecast->measured = true;
-		predict_add_writes(&forecast->guest, took_us, sample->remaining_bytes);
+		if (took_us >= PASS_TELLING_US || forecast->guest.writes_count == 0)
+			predict_add_writes(&forecast->guest, took_us, sample->remaining_bytes);
 	}
 	forecast->pass = sample->pass;
 	forecast->pass_us = sample->at_us;
@@ -200,12 +219,12 @@ static bool know_link_by_now(const struct forecast *forecast, uint64_t seen_byte
 	const uint64_t first = rates_meter_read(&forecast->meter), later = rates_meter_read(&forecast->later_meter);
 	*ret = forecast->link;
 	ret->bandwidth_bytes_per_s = forecast->migration->request.promise.bandwidth_bytes_per_s;
-	if (later) {
-		ret->rate_bytes_per_s = later;
-		ret->later_percent = 100;
-	} else if (first || seen_bytes_per_s) {
+	if (later)
+		ret->rate_bytes_per_s = ret->later_bytes_per_s = later;
+	else if (first || seen_bytes_per_s)
 		ret->rate_bytes_per_s = first ? first : seen_bytes_per_s;
-	}
+	if (!later)
+		ret->later_bytes_per_s = later_rate(forecast, ret->rate_bytes_per_s);
 	return first || later;
 }
 
@@ -316,15 +335,19 @@ static uint64_t learned_rate(const struct forecast *forecast)
 	return held_back || rate < LEARNED_RATE_MIN ? 0 : rate;
 }
 
-static unsigned int learned_later_percent(const struct forecast *forecast)
+/* 0 where one of the two is not known. */
+static uint64_t sensible_later_rate(uint64_t first, uint64_t later)
 {
-	const uint64_t first = learned_rate(forecast), later = rates_meter_read(&forecast->later_meter);
-	const double percent = first ? (double)later * 100 / (double)first : 0;
+	if (first == 0 || later == 0)
+		return 0;
+	return later < first / LATER_PART_MIN ? first / LATER_PART_MIN : later > first * LATER_TIMES_MAX ? first * LATER_TIMES_MAX : later;
+}
+
+static uint64_t learned_later_rate(const struct forecast *forecast)
+{
 	if (forecast->migration->request.promise.bandwidth_bytes_per_s) /* it may be that which the later ones have reached */
 		return 0;
-	return percent < LATER_PERCENT_MIN && percent > 0 ? LATER_PERCENT_MIN
-	       : percent > LATER_PERCENT_MAX		  ? LATER_PERCENT_MAX
-							  : (unsigned int)percent;
+	return sensible_later_rate(learned_rate(forecast), rates_meter_read(&forecast->later_meter));
 }
 
 static void learn_link(const struct forecast *forecast, int64_t round_trip_us)
@@ -335,8 +358,10 @@ static void learn_link(const struct forecast *forecast, int64_t round_trip_us)
 				  .round_trip_us = round_trip_us};
 	const double sending_us =
 		seen.link.rate_bytes_per_s ? (double)forecast->first_pass_bytes * 1e6 / (double)seen.link.rate_bytes_per_s : 0;
-	const double scanning_us = (double)forecast->first_pass_us - sending_us;
-	if (sending_us > 0 && scanning_us >= SCAN_TELLING_US && forecast->scanned_bytes >= SCAN_TELLING_BYTES)
+	double scanning_us = (double)forecast->first_pass_us - sending_us;
+	if (scanning_us < SCAN_TELLING_US) /* at least that fast */
+		scanning_us = SCAN_TELLING_US;
+	if (sending_us > 0 && forecast->scanned_bytes >= SCAN_TELLING_BYTES)
 		seen.link.scan_bytes_per_s = (uint64_t)((double)forecast->scanned_bytes * 1e6 / scanning_us);
 	if (migration->status == MIGRATION_COMPLETED) {
 		seen.link.after_us = migration->total_us - seen.link.before_us - migration->qemu_total_ms * 1000;
@@ -344,7 +369,7 @@ static void learn_link(const struct forecast *forecast, int64_t round_trip_us)
 			seen.link.pause_us = migration->downtime_us - forecast->pause_memory_us;
 	}
 	seen.link.rate_bytes_per_s = learned_rate(forecast);
-	seen.link.later_percent = learned_later_percent(forecast);
+	seen.link.later_bytes_per_s = learned_later_rate(forecast);
 	rates_note_link(forecast->host->rates, migration->destination, &seen);
 }
 
@@ -375,7 +400,7 @@ static void tell_destination(const struct forecast *forecast, const struct predi
 			  (json_int_t)forecast->first_pass_bytes, "writes", "for_us", (json_int_t)writes[0].for_us, "bytes",
 			  (json_int_t)writes[0].bytes, "for_us", (json_int_t)writes[1].for_us, "bytes", (json_int_t)writes[1].bytes,
 			  "link_bytes_per_s", (json_int_t)learned_rate(forecast), "scan_bytes_per_s",
-			  (json_int_t)link->scan_bytes_per_s, "later_percent", (json_int_t)learned_later_percent(forecast));
+			  (json_int_t)link->scan_bytes_per_s, "later_bytes_per_s", (json_int_t)learned_later_rate(forecast));
 	struct http_client *peer = NULL;
 	if (peers_take(forecast->host->peers, migration->destination, &peer, &e) < 0)
 		return;
@@ -426,7 +451,7 @@ static int parse_writes(const json_t *body, struct predict_writes ret[2], struct
 int forecast_hear(struct migration_host *host, const char *from, const json_t *body, struct error **e)
 {
 	static const char *const keys[] = {"vm_uuid",	      "used_bytes",	  "writes",
-					   "link_bytes_per_s", "scan_bytes_per_s", "later_percent", NULL};
+					   "link_bytes_per_s", "scan_bytes_per_s", "later_bytes_per_s", NULL};
 	const char *uuid = NULL;
 	cleanup_free char *owner = NULL;
 	uint64_t epoch;
@@ -437,7 +462,7 @@ int forecast_hear(struct migration_host *host, const char *from, const json_t *b
 	    json_get_integer(body, "used_bytes", 0, LEARNED_MAX, &used, e) < 0 ||
 	    json_get_integer(body, "link_bytes_per_s", 0, LEARNED_MAX, &rate, e) < 0 ||
 	    json_get_integer(body, "scan_bytes_per_s", 0, LEARNED_MAX, &scan, e) < 0 ||
-	    json_get_integer(body, "later_percent", 0, LATER_PERCENT_MAX, &later, e) < 0)
+	    json_get_integer(body, "later_bytes_per_s", 0, LEARNED_MAX, &later, e) < 0)
 		return -1;
 	if (rate > 0 && rate < LEARNED_RATE_MIN)
 		return error_set(e, ERROR_INVALID_ARGUMENT, "link_bytes_per_s must be 0, or %d at least", LEARNED_RATE_MIN);
@@ -449,7 +474,7 @@ int forecast_hear(struct migration_host *host, const char *from, const json_t *b
 		rates_note_arrived(host->rates, uuid, (uint64_t)used);
 	/* Most links are the same in both directions. */
 	const struct rates_link link = {.link = {.rate_bytes_per_s = (uint64_t)rate,
-						 .later_percent = (unsigned int)later,
+						 .later_bytes_per_s = sensible_later_rate((uint64_t)rate, (uint64_t)later),
 						 .scan_bytes_per_s = (uint64_t)scan}};
 	if (rate > 0 && !rates_link(host->rates, from, &known))
 		rates_note_link(host->rates, from, &link);

@@ -15,6 +15,7 @@ struct forecast {
 	struct migration *migration;
 	struct predict_guest guest;
 	struct predict_link link; /* its rate is 0 as long as nothing is known of it */
+	uint64_t known_bytes_per_s; /* that rate as it was at the beginning */
 	uint64_t touched_bytes;	  /* of the guest's memory, at the beginning; 0: not known */
 	/* By the copy. */
 	struct rates_meter meter, later_meter; /* of the first pass, and of those after it */

@@ -32,9 +32,9 @@ void predict_add_writes(struct predict_guest *guest, int64_t for_us, uint64_t by
 	guest->writes[guest->writes_count++] = (struct predict_writes){for_us, bytes};
 }
 
-static bool is_about(uint64_t bytes, uint64_t other)
+bool predict_writes_alike(const struct predict_writes *writes, const struct predict_writes *other)
 {
-	return bytes / 5 * 4 <= other && other / 5 * 4 <= bytes;
+	return writes->bytes / 5 * 4 <= other->bytes && other->bytes / 5 * 4 <= writes->bytes;
 }
 
 static double rate_of(const struct predict_writes *writes)
@@ -66,7 +66,7 @@ void predict_fill_guest(const struct predict_guest *guest, struct simulated_gues
 		return;
 	const bool saturated = rate * 100 > rate_of(longest) * (100 + SAMPLE_ERROR_PERCENT);
 	/* The shortest has found all of the set already: how fast it was written nothing tells, but faster. */
-	if (saturated && longest->for_us >= 2 * shortest->for_us && is_about(shortest->bytes, longest->bytes))
+	if (saturated && longest->for_us >= 2 * shortest->for_us && predict_writes_alike(shortest, longest))
 		rate *= FASTER_TIMES;
 	ret->writes_bytes_per_s = (uint64_t)(saturated ? rate : rate_of(longest));
 	set_bytes = longest->bytes > newest->bytes ? longest->bytes : newest->bytes;
@@ -82,8 +82,7 @@ uint64_t predict_within(uint64_t rate_bytes_per_s, uint64_t bandwidth_bytes_per_
 
 uint64_t predict_later_rate(const struct predict_link *link)
 {
-	const uint64_t percent = link->later_percent ? link->later_percent : 100;
-	return predict_within((uint64_t)((double)link->rate_bytes_per_s * (double)percent / 100), link->bandwidth_bytes_per_s);
+	return predict_within(link->later_bytes_per_s ? link->later_bytes_per_s : link->rate_bytes_per_s, link->bandwidth_bytes_per_s);
 }
 
 static void fill_link(const struct predict_link *link, struct simulated_link *ret)

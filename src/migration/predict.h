@@ -28,7 +28,9 @@ struct predict_guest {
 };
 
 /* In microseconds: what is shorter says how fast a burst is, and little of what comes. It is left out where there is more. */
-#define PREDICT_WRITES_TELLING_US 200000
+#define PREDICT_WRITES_TELLING_US 50000
+/* Both have found about the same, though one took longer: the guest has come back to the same pages within the shorter time. */
+bool predict_writes_alike(const struct predict_writes *writes, const struct predict_writes *other);
 /* The newest is kept, the oldest goes. */
 void predict_add_writes(struct predict_guest *guest, int64_t for_us, uint64_t bytes);
 
@@ -38,9 +40,9 @@ void predict_fill_guest(const struct predict_guest *guest, struct simulated_gues
 /* What every move between two hosts costs. */
 struct predict_link {
 	uint64_t rate_bytes_per_s; /* in the first pass */
-	/* Of that, what passes after the first go at; 0: the same. Where processors and not the wire are the bound they are faster: the
-	 * destination's pages are there already. */
-	unsigned int later_percent;
+	/* In those after it; 0: the same. Where processors and not the wire are the bound they are faster: the destination's pages are
+	 * there already. */
+	uint64_t later_bytes_per_s;
 	uint64_t bandwidth_bytes_per_s; /* that may be used; 0: all */
 	uint64_t scan_bytes_per_s; /* how fast zero pages are found; 0: no time */
 	int64_t before_us;	   /* from the request to the first byte: checks, the destination's QEMU */

@@ -21,7 +21,7 @@ struct rates {
 
 static const char *const schema[] = {
 	"CREATE TABLE IF NOT EXISTS link_figures(host TEXT PRIMARY KEY, rate_bytes_per_s INTEGER NOT NULL,"
-	" later_percent INTEGER NOT NULL, scan_bytes_per_s INTEGER NOT NULL, before_us INTEGER NOT NULL,"
+	" later_bytes_per_s INTEGER NOT NULL, scan_bytes_per_s INTEGER NOT NULL, before_us INTEGER NOT NULL,"
 	" after_us INTEGER NOT NULL, pause_us INTEGER NOT NULL, round_trip_us INTEGER NOT NULL, at_ms INTEGER NOT NULL, moves INTEGER NOT NULL) STRICT",
 	"CREATE TABLE IF NOT EXISTS vm_rate(vm_uuid TEXT PRIMARY KEY, touched_bytes INTEGER NOT NULL DEFAULT 0,"
 	" touched_ms INTEGER NOT NULL DEFAULT 0, sent_percent INTEGER NOT NULL DEFAULT 0, short_us INTEGER NOT NULL DEFAULT 0,"
@@ -61,7 +61,7 @@ static int read_link(void *user, const struct database_row *row, struct error **
 			 .before_us = database_integer(row, 2),
 			 .after_us = database_integer(row, 3),
 			 .pause_us = database_integer(row, 4),
-			 .later_percent = (unsigned int)database_integer(row, 8)},
+			 .later_bytes_per_s = (uint64_t)database_integer(row, 8)},
 		.round_trip_us = database_integer(row, 5),
 		.at_wall_ms = database_integer(row, 6),
 		.moves = (unsigned int)database_integer(row, 7),
@@ -76,7 +76,7 @@ bool rates_link(struct rates *rates, const char *host, struct rates_link *ret)
 		return false;
 	int rows = database_query(rates->db, &e, read_link, ret,
 				  "SELECT rate_bytes_per_s, scan_bytes_per_s, before_us, after_us, pause_us, round_trip_us, at_ms, moves,"
-				  " later_percent FROM link_figures WHERE host = ?",
+				  " later_bytes_per_s FROM link_figures WHERE host = ?",
 				  "s", host);
 	if (rows < 0)
 		log_failure(LOG_LEVEL_WARNING, "what is known of a link cannot be read", e);
@@ -102,10 +102,10 @@ void rates_note_link(struct rates *rates, const char *host, const struct rates_l
 		return;
 	(void)rates_link(rates, host, &known);
 	if (is_another(known.link.rate_bytes_per_s, seen->link.rate_bytes_per_s))
-		known.link.rate_bytes_per_s = known.link.later_percent = 0;
+		known.link.rate_bytes_per_s = known.link.later_bytes_per_s = 0;
 	if (database_run(rates->db, &e, "REPLACE INTO link_figures VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "siiiiiiiii", host,
 			 smooth((int64_t)known.link.rate_bytes_per_s, (int64_t)seen->link.rate_bytes_per_s),
-			 smooth(known.link.later_percent, seen->link.later_percent),
+			 smooth((int64_t)known.link.later_bytes_per_s, (int64_t)seen->link.later_bytes_per_s),
 			 smooth((int64_t)known.link.scan_bytes_per_s, (int64_t)seen->link.scan_bytes_per_s),
 			 smooth(known.link.before_us, seen->link.before_us), smooth(known.link.after_us, seen->link.after_us),
 			 smooth(known.link.pause_us, seen->link.pause_us), smooth(known.round_trip_us, seen->round_trip_us),

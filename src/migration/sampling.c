@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Quiet looks at running guests; see sampling.h. Each is measured over a short time, which says how fast it writes, and over a
- * longer one, which says how much of that goes to the same pages again. The VM's job is held only while its hypervisor is asked
+ * longer one, which says how much of that goes to the same pages again; if all of that was written within the short time already, over
+ * a still shorter one. The VM's job is held only while its hypervisor is asked
  * something, never while it measures.
  */
 #include "migration/sampling.h"
@@ -13,6 +14,7 @@
 
 #define SHORT_MS 200
 #define SHORT_WHOLE_MS 1000 /* where the hypervisor counts in seconds */
+#define BRIEF_MS 50 /* where all that the guest writes to is written within SHORT_MS already */
 #define LONG_MS 6000
 /* Between two looks at the list of VMs: a part of the interval, within bounds. */
 #define ROUND_PART 20
@@ -72,6 +74,19 @@ static bool measure(struct migration_host *host, const char *uuid, unsigned int 
 	return false;
 }
 
+/* How fast it writes, and how much in the long run. False when nothing came of it. */
+static bool measure_writes(struct migration_host *host, const char *uuid, struct predict_writes ret[2])
+{
+	struct predict_writes brief;
+	if ((!measure(host, uuid, SHORT_MS, &ret[0]) && !measure(host, uuid, SHORT_WHOLE_MS, &ret[0])) || host_migrates(host) ||
+	    !measure(host, uuid, LONG_MS, &ret[1]))
+		return false;
+	if (ret[0].bytes > 0 && ret[0].for_us < SHORT_WHOLE_MS * 1000 && predict_writes_alike(&ret[0], &ret[1]) && !host_migrates(host) &&
+	    measure(host, uuid, BRIEF_MS, &brief) && brief.bytes > 0)
+		ret[0] = brief;
+	return !host_migrates(host); /* then it may have been throttled, or be another machine */
+}
+
 static void sample(struct migration_host *host, const char *uuid)
 {
 	const struct vm_driver *driver = inventory_driver(host->inventory);
@@ -85,8 +100,7 @@ static void sample(struct migration_host *host, const char *uuid)
 		log_failure(LOG_LEVEL_DEBUG, "how much memory a guest uses cannot be measured", e);
 	inventory_unlock(host->inventory, vm);
 	rates_note_touched(host->rates, uuid, touched_bytes); /* whatever comes: its turn is over */
-	if ((!measure(host, uuid, SHORT_MS, &writes[0]) && !measure(host, uuid, SHORT_WHOLE_MS, &writes[0])) || host_migrates(host) ||
-	    !measure(host, uuid, LONG_MS, &writes[1]) || host_migrates(host)) /* then it may have been throttled, or be another machine */
+	if (!measure_writes(host, uuid, writes))
 		return;
 	rates_note_writes(host->rates, uuid, writes);
 	log_debug("sampled vm_uuid=%s touched_bytes=%llu written_bytes=%llu for_ms=%lld written_bytes=%llu for_ms=%lld", uuid,

@@ -424,14 +424,14 @@ LEARNED_LIES = {
     ("vm_uuid",): wrong("", ID, ID[:-1], "*"),
     ("writes",): wrong([], [], [{}, {}], [{"for_us": 10 ** 6, "bytes": 1}], [{"for_us": 10 ** 6, "bytes": 1}] * 3, [[], []]),
     ("writes", 0): wrong({}, {"for_us": 10 ** 6}, {"bytes": 1}, {"for_us": 10 ** 6, "bytes": 1, "more": 1}),
-    ("writes", 0, "for_us"): wrong(1, 1, 199_999, LONG + 1, but=(0, 2 ** 31)),
-    ("writes", 1, "for_us"): wrong(1, 1, 199_999, LONG + 1, but=(0, 2 ** 31)),
+    ("writes", 0, "for_us"): wrong(1, 1, 49_999, LONG + 1, but=(0, 2 ** 31)),
+    ("writes", 1, "for_us"): wrong(1, 1, 49_999, LONG + 1, but=(0, 2 ** 31)),
     ("writes", 0, "bytes"): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
     ("writes", 1, "bytes"): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
     ("used_bytes",): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
     ("link_bytes_per_s",): wrong(1, 1, 999, LEARNED_MAX + 1, but=(0, 2 ** 31)),
     ("scan_bytes_per_s",): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
-    ("later_percent",): wrong(1, 401, but=(0, 7)),
+    ("later_bytes_per_s",): wrong(1, LEARNED_MAX + 1, but=(0, 2 ** 31, 7)),
     ("unknown",): [None, 1, "x"],
 }
 
@@ -446,7 +446,7 @@ def third_to_a(pair):
 def test_what_was_learned(pair, guest, liar, third_to_a):
     """It can only mislead predictions, and that only within what a figure can be; and only of a VM that is the asked host's."""
     good = {"vm_uuid": guest.uuid, "used_bytes": 10 ** 8, "writes": [{"for_us": 10 ** 6, "bytes": 10 ** 7}, {"for_us": 6 * 10 ** 6, "bytes": 2 * 10 ** 7}],
-            "link_bytes_per_s": 10 ** 8, "scan_bytes_per_s": 10 ** 9, "later_percent": 150}
+            "link_bytes_per_s": 10 ** 8, "scan_bytes_per_s": 10 ** 9, "later_bytes_per_s": 15 * 10 ** 7}
     refused(liar.post("learned", good), "vm.not_owner")
     for path, lies in LEARNED_LIES.items():
         for lie in lies:
@@ -456,7 +456,7 @@ def test_what_was_learned(pair, guest, liar, third_to_a):
         refused(third_to_a.post("learned", {k: v for k, v in good.items() if k != key}), "invalid_argument")
     # None of all that was heard: what is believed of the link to host-c is the first that passes.
     worst = {"vm_uuid": guest.uuid, "used_bytes": LEARNED_MAX, "writes": [{"for_us": 500_000, "bytes": LEARNED_MAX}, {"for_us": LONG, "bytes": LEARNED_MAX}],
-             "link_bytes_per_s": 1000, "scan_bytes_per_s": 1, "later_percent": 400}
+             "link_bytes_per_s": 1000, "scan_bytes_per_s": 1, "later_bytes_per_s": LEARNED_MAX}
     assert third_to_a.post("learned", worst)[0] == 200
     known = pair.api("host-a", "POST", f"/v1/vms/{guest.name}/plan", {"to": "host-c"})["known"]
     assert (known["link_bytes_per_s"], known["link_from"]) == (1000, "earlier moves"), known

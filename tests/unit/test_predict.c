@@ -104,7 +104,7 @@ static void test_later_passes(void **state)
 	struct converge_options none = promise;
 	none.means_count = 0;
 	assert_int_equal(predict(&guest, &link, &none).verdict, PREDICT_FAILS);
-	link.later_percent = 200;
+	link.later_bytes_per_s = 224 * MB;
 	assert_int_equal(predict_later_rate(&link), 224 * MB);
 	struct prediction prediction = predict(&guest, &link, &none);
 	assert_int_equal(prediction.verdict, PREDICT_CONVERGES);
@@ -249,7 +249,7 @@ static void test_writes(void **state)
 	predict_add_writes(&hot, PREDICT_WRITES_TELLING_US, 30 * MB);
 	predict_add_writes(&hot, 6000000, 31 * MB);
 	predict_fill_guest(&hot, &fitted);
-	assert_int_equal(fitted.writes_bytes_per_s, 187500000);
+	assert_int_equal(fitted.writes_bytes_per_s, 750 * MB);
 	assert_int_equal(fitted.working_set_bytes, 31 * MB);
 	/* And a look of another time that fits agrees with both; one that does not takes their place. */
 	forecast_take_writes(&hot, 1000000, 29 * MB);
@@ -318,12 +318,12 @@ static void test_rates(void **state)
 	assert_int_equal(link.link.after_us, 100); /* nothing new of it */
 	assert_int_equal(link.link.pause_us, 8000);
 	assert_int_equal(link.moves, 2);
-	seen.link.later_percent = 150;
+	seen.link.later_bytes_per_s = 150 * MB;
 	rates_note_link(rates, "host-b", &seen);
-	seen.link.later_percent = 0; /* it had but one pass */
+	seen.link.later_bytes_per_s = 0; /* it had but one pass */
 	rates_note_link(rates, "host-b", &seen);
 	assert_true(rates_link(rates, "host-b", &link));
-	assert_int_equal(link.link.later_percent, 150);
+	assert_int_equal(link.link.later_bytes_per_s, 150 * MB);
 	static const uint64_t changed[] = {12 * MB, 1000 * MB, 700 * MB};
 	static const uint64_t believed[] = {12 * MB, 1000 * MB, 850 * MB};
 	for (size_t i = 0; i < 3; i++) {
@@ -331,7 +331,7 @@ static void test_rates(void **state)
 		rates_note_link(rates, "host-b", &seen);
 		assert_true(rates_link(rates, "host-b", &link));
 		assert_int_equal(link.link.rate_bytes_per_s, believed[i]);
-		assert_int_equal(link.link.later_percent, 0); /* another link */
+		assert_int_equal(link.link.later_bytes_per_s, 0); /* another link */
 	}
 	assert_false(rates_link(rates, "host-c", &link));
 
@@ -419,7 +419,7 @@ static json_t *learned(const char *uuid, int64_t bytes, int64_t rate)
 {
 	return json_pack("{s:s, s:I, s:[{s:I, s:I}, {s:I, s:I}], s:I, s:I, s:I}", "vm_uuid", uuid, "used_bytes", (json_int_t)9, "writes",
 			 "for_us", (json_int_t)1000000, "bytes", (json_int_t)bytes, "for_us", (json_int_t)0, "bytes", (json_int_t)0, "link_bytes_per_s", (json_int_t)rate,
-			 "scan_bytes_per_s", (json_int_t)0, "later_percent", (json_int_t)150);
+			 "scan_bytes_per_s", (json_int_t)0, "later_bytes_per_s", (json_int_t)(rate < (INT64_C(1) << 49) ? rate * 3 / 2 : 150));
 }
 
 static enum error_code hear(struct migration_host *host, json_t *stolen)
@@ -450,7 +450,7 @@ static void test_hear(void **state)
 	assert_int_equal(hear(&host, learned(uuid, 7, INT64_MAX)), ERROR_INVALID_ARGUMENT);
 	assert_int_equal(hear(&host, learned(uuid, 7, 999)), ERROR_INVALID_ARGUMENT);
 	json_t *moment = learned(uuid, 7, 5000);
-	json_object_set_new(json_array_get(json_object_get(moment, "writes"), 0), "for_us", json_integer(199999));
+	json_object_set_new(json_array_get(json_object_get(moment, "writes"), 0), "for_us", json_integer(49999));
 	assert_int_equal(hear(&host, moment), ERROR_INVALID_ARGUMENT);
 	json_t *short_list = learned(uuid, 7, 5000), *more = learned(uuid, 7, 5000);
 	json_array_remove(json_object_get(short_list, "writes"), 1);
@@ -464,6 +464,7 @@ static void test_hear(void **state)
 	assert_int_equal(vm.touched_bytes, 9);
 	assert_int_equal(hear(&host, learned(uuid, 8, 6000)), ERROR_CODE_COUNT);
 	assert_true(rates_link(host.rates, "host-b", &link));
+	assert_int_equal(link.link.later_bytes_per_s, 7500);
 	assert_int_equal(link.link.rate_bytes_per_s, 5000); /* what is known counts more than what is said */
 	rates_free(host.rates);
 	inventory_free(host.inventory);
