@@ -115,11 +115,16 @@ def run(arguments, rounds, cap_s, evaluate):
     clock.say("done")
 
 
+def end(*_):
+    """The lab has to be ended then too: as an exception, which its context sees; once, as another one would end that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main(arguments, work):
     """Calls work() in a process below a reaper, and returns the exit status."""
     machine.fork_below_reaper(arguments.reap_every)
-    # The lab has to be ended then too: as an exception, which its context sees.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, end)
     try:
         work()
     except (machine.BenchError, LabError, GuestError, subprocess.TimeoutExpired) as error:

@@ -7,10 +7,10 @@
  * milliseconds is, and takes further steps only when the copy stops making progress. It looks at the beginning of a pass,
  * the only moment at which the remaining bytes are a fact and not a remainder:
  *
- * - Progress is a new lowest point, below nine tenths of the one before. Two passes without (one, if it lasted: then the
- *   guest has written its whole working set anew), and the copy stands still. So it does, already at the beginning of the
- *   second pass, when the guest has written at four fifths of what the link carries or more; and when at the present pace
- *   the deadline would pass.
+ * - Progress is a new lowest point, below four fifths of the one before. Two passes without (one, if it lasted: then the
+ *   guest has written its whole working set anew), and the copy stands still. So it does at once when the guest has written in the
+ *   pass before at four fifths of what the link carries or more, and what is left does not fit into the pause; and when at the
+ *   present pace the deadline would pass.
  * - If what the lowest point needs fits into the promised pause, the limit is raised to it, at least by half.
  * - If not, the next means that is allowed is used. Throttling: so that the next pass is a seventh of this one. It is cheaper
  *   for the guest to be slowed down much for a moment than a little for long: what it loses is the throttle times the time,
@@ -36,6 +36,7 @@
 #define HURRY_PASSES 3
 #define LIMIT_PERCENT 90 /* of what the promise leaves */
 #define STALLED_PASSES 2
+#define PROGRESS_PERCENT 80 /* of the lowest point before; what is more is none */
 #define LONG_PASS_US 500000 /* one pass of that length tells as much as two short ones */
 #define TELLING_PASS_US 50000 /* of one that is shorter its beginning and end are too much */
 /* At the ceiling: no new lowest point for this long, and at least so many passes, and it is not going to happen. */
@@ -155,14 +156,14 @@ static bool diverges(const struct converge_sample *sample)
 static bool stands_still(struct converge *converge, const struct converge_sample *sample)
 {
 	const int64_t took_us = sample->at_us - converge->last_pass_us;
-	const bool first = converge->best_remaining_bytes == UINT64_MAX;
-	if (first || sample->remaining_bytes < converge->best_remaining_bytes / 10 * 9) {
+	if (converge->best_remaining_bytes == UINT64_MAX ||
+	    sample->remaining_bytes < converge->best_remaining_bytes / 100 * PROGRESS_PERCENT) {
 		converge->best_remaining_bytes = sample->remaining_bytes;
 		converge->best_at_us = sample->at_us;
 		converge->passes_without_progress = 0;
 		if (deadline_would_pass(converge, sample))
 			return true;
-		return first && diverges(sample) && needed_ms(converge, sample) > ceiling_ms(converge);
+		return diverges(sample) && needed_ms(converge, sample) > ceiling_ms(converge);
 	}
 	converge->passes_without_progress++;
 	return converge->passes_without_progress >= STALLED_PASSES || took_us >= LONG_PASS_US ||

@@ -117,13 +117,14 @@ static void log_known(const struct predict_guest *guest, const struct predict_li
 		  (long long)link->pause_us, writes);
 }
 
-/* Of passes that are still to come, by what the first one's rate is. What earlier moves have shown of those says more than this
+/* Of passes that are still to come, by what the first one's rate is, and the most that it had for a moment. What earlier moves have shown of those says more than this
  * copy's first pass, in which the destination's processors and the guest's pages count as well; unless it is another link by now. */
 static uint64_t later_rate(const struct forecast *forecast, uint64_t first)
 {
+	const uint64_t best = rates_meter_best(&forecast->meter);
 	const double known = (double)forecast->known_bytes_per_s, later = (double)forecast->link.later_bytes_per_s, now = (double)first;
 	if (known <= 0 || later <= 0)
-		return first;
+		return best > first ? best : first;
 	if (now > known * ALIKE_TIMES || now * ALIKE_TIMES < known)
 		return (uint64_t)(later * now / known);
 	return later > now ? (uint64_t)later : first;

@@ -11,6 +11,8 @@
 
 /* Of VMs and hosts that have gone nothing needs to be known for long. */
 #define FORGET_AFTER_MS (INT64_C(90) * 86400 * 1000)
+/* Of what the kernel counts at least: huge pages are counted whole. Less than that, and the guest has begun to use more. */
+#define SENT_PERCENT_MIN 70
 #define METER_WINDOW_US 200000
 #define METER_FULL_PERCENT 70
 #define METER_JUMP_PERCENT 140
@@ -26,7 +28,7 @@ static const char *const schema[] = {
 	"CREATE TABLE IF NOT EXISTS vm_rate(vm_uuid TEXT PRIMARY KEY, touched_bytes INTEGER NOT NULL DEFAULT 0,"
 	" touched_ms INTEGER NOT NULL DEFAULT 0, sent_percent INTEGER NOT NULL DEFAULT 0, short_us INTEGER NOT NULL DEFAULT 0,"
 	" short_bytes INTEGER NOT NULL DEFAULT 0, long_us INTEGER NOT NULL DEFAULT 0, long_bytes INTEGER NOT NULL DEFAULT 0,"
-	" writes_ms INTEGER NOT NULL DEFAULT 0) STRICT",
+	" writes_ms INTEGER NOT NULL DEFAULT 0, arrived_bytes INTEGER NOT NULL DEFAULT 0) STRICT",
 };
 
 int rates_open(struct database *db, struct rates **ret, struct error **e)
@@ -149,8 +151,11 @@ void rates_note_touched(struct rates *rates, const char *vm_uuid, uint64_t touch
 	cleanup_error struct error *e = NULL;
 	if (rates && database_run(rates->db, &e,
 				  "INSERT INTO vm_rate(vm_uuid, touched_bytes, touched_ms) VALUES(?1, ?2, ?3) ON CONFLICT(vm_uuid)"
-				  " DO UPDATE SET touched_bytes = ?2, touched_ms = ?3",
-				  "sii", vm_uuid, (int64_t)touched_bytes, clock_wall_ms()) < 0)
+				  " DO UPDATE SET touched_bytes = ?2, touched_ms = ?3,"
+				  " sent_percent = CASE WHEN arrived_bytes > 0 AND ?2 > 0"
+				  " THEN MAX(?4, MIN(100, arrived_bytes * 100 / ?2)) ELSE sent_percent END,"
+				  " arrived_bytes = CASE WHEN ?2 > 0 THEN 0 ELSE arrived_bytes END",
+				  "siii", vm_uuid, (int64_t)touched_bytes, clock_wall_ms(), (int64_t)SENT_PERCENT_MIN) < 0)
 		log_failure(LOG_LEVEL_WARNING, "what is known of a VM cannot be kept", e);
 }
 
@@ -158,8 +163,9 @@ void rates_note_arrived(struct rates *rates, const char *vm_uuid, uint64_t used_
 {
 	cleanup_error struct error *e = NULL;
 	if (rates && database_run(rates->db, &e,
-				  "INSERT INTO vm_rate(vm_uuid, touched_bytes, sent_percent, writes_ms) VALUES(?1, ?2, 100, ?3)"
-				  " ON CONFLICT(vm_uuid) DO UPDATE SET touched_bytes = ?2, sent_percent = 100",
+				  "INSERT INTO vm_rate(vm_uuid, touched_bytes, sent_percent, writes_ms, arrived_bytes)"
+				  " VALUES(?1, ?2, 100, ?3, ?2) ON CONFLICT(vm_uuid)"
+				  " DO UPDATE SET touched_bytes = ?2, sent_percent = 100, arrived_bytes = ?2",
 				  "sii", vm_uuid, (int64_t)used_bytes, clock_wall_ms()) < 0)
 		log_failure(LOG_LEVEL_WARNING, "what is known of a VM cannot be kept", e);
 }
@@ -211,6 +217,11 @@ void rates_meter_add(struct rates_meter *meter, uint64_t bytes, int64_t for_us)
 	}
 	meter->pending_bytes = 0;
 	meter->pending_us = 0;
+}
+
+uint64_t rates_meter_best(const struct rates_meter *meter)
+{
+	return meter->for_us > 0 ? meter->best_bytes_per_s : 0;
 }
 
 uint64_t rates_meter_read(const struct rates_meter *meter)

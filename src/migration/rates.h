@@ -36,7 +36,8 @@ struct rates_vm {
 };
 bool rates_vm(struct rates *rates, const char *vm_uuid, struct rates_vm *ret);
 void rates_note_touched(struct rates *rates, const char *vm_uuid, uint64_t touched_bytes);
-/* It has just come from another host, with so much: all of it, and nothing else, has been touched here. */
+/* It has just come from another host, with so much: all of it, and nothing else, has been touched here. What the first look at it
+ * finds beyond that are zeros within pages of the kernel's. */
 void rates_note_arrived(struct rates *rates, const char *vm_uuid, uint64_t used_bytes);
 void rates_note_sent(struct rates *rates, const char *vm_uuid, unsigned int sent_percent);
 /* The newest counts, as guests change what they do. */
@@ -52,7 +53,8 @@ struct rates_meter {
 /* So much in so long. While zero pages are looked for, or the guest's last pages are waited for, less goes out than could: that
  * does not count. */
 void rates_meter_add(struct rates_meter *meter, uint64_t bytes, int64_t for_us);
-/* 0: too little has been seen. */
+/* The most within a fifth of a second, and on the whole; 0: too little has been seen. */
+uint64_t rates_meter_best(const struct rates_meter *meter);
 uint64_t rates_meter_read(const struct rates_meter *meter);
 
 #endif
