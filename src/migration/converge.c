@@ -7,8 +7,8 @@
  * milliseconds is, and takes further steps only when the copy stops making progress. It looks at the beginning of a pass,
  * the only moment at which the remaining bytes are a fact and not a remainder:
  *
- * - Progress is a new lowest point, below four fifths of the one before. Two passes without (one, if it lasted: then the
- *   guest has written its whole working set anew), and the copy stands still. So it does at once when the guest has written in the
+ * - Progress is a new lowest point, below four fifths of the one before, or seven tenths of the one before two short passes. Two
+ *   passes without (one, if it lasted: then the guest has written its whole working set anew), and the copy stands still. So it does at once when the guest has written in the
  *   pass before at four fifths of what the link carries or more, and what is left does not fit into the pause; and when at the
  *   present pace the deadline would pass.
  * - If what the lowest point needs fits into the promised pause, the limit is raised to it, at least by half.
@@ -36,7 +36,10 @@
 #define HURRY_PASSES 3
 #define LIMIT_PERCENT 90 /* of what the promise leaves */
 #define STALLED_PASSES 2
-#define PROGRESS_PERCENT 80 /* of the lowest point before; what is more is none */
+/* Of the lowest point before; what is more is no progress. Of short passes two are looked at, and must bring more. */
+#define PROGRESS_PERCENT 80
+#define PROGRESS_SHORT_PERCENT 70
+#define LIMIT_FELT_US 100000 /* QEMU reckons by a new limit when it next counts what it has sent, ten times a second */
 #define LONG_PASS_US 500000 /* one pass of that length tells as much as two short ones */
 #define TELLING_PASS_US 50000 /* of one that is shorter its beginning and end are too much */
 /* At the ceiling: no new lowest point for this long, and at least so many passes, and it is not going to happen. */
@@ -105,7 +108,7 @@ static void keep_below_ceiling(struct converge *converge)
 /* What the lowest point needs, and one. */
 static int64_t needed_ms(const struct converge *converge, const struct converge_sample *sample)
 {
-	return converge_time_ms(converge->best_remaining_bytes, sample->rate_bytes_per_s) + 1;
+	return converge_time_ms(converge->lowest_remaining_bytes, sample->rate_bytes_per_s) + 1;
 }
 
 /* The most that its sleeps leave of the promise: none of them is to be longer than half of it. */
@@ -143,7 +146,7 @@ static bool deadline_would_pass(const struct converge *converge, const struct co
 	double ratio = converge->last_remaining_bytes ? (double)sample->remaining_bytes / (double)converge->last_remaining_bytes
 						      : (double)sample->dirty_bytes_per_s / ((double)sample->rate_bytes_per_s + 1);
 	double left_us = ratio < 0.99 ? first_us / (1 - ratio) : first_us * 100;
-	return (double)sample->at_us + left_us > (double)converge->options.deadline_us;
+	return (double)sample->at_us + left_us + LIMIT_FELT_US > (double)converge->options.deadline_us;
 }
 
 static bool diverges(const struct converge_sample *sample)
@@ -156,8 +159,10 @@ static bool diverges(const struct converge_sample *sample)
 static bool stands_still(struct converge *converge, const struct converge_sample *sample)
 {
 	const int64_t took_us = sample->at_us - converge->last_pass_us;
-	if (converge->best_remaining_bytes == UINT64_MAX ||
-	    sample->remaining_bytes < converge->best_remaining_bytes / 100 * PROGRESS_PERCENT) {
+	const unsigned int percent = took_us >= LONG_PASS_US ? PROGRESS_PERCENT : PROGRESS_SHORT_PERCENT;
+	if (sample->remaining_bytes < converge->lowest_remaining_bytes)
+		converge->lowest_remaining_bytes = sample->remaining_bytes;
+	if (converge->best_remaining_bytes == UINT64_MAX || sample->remaining_bytes < converge->best_remaining_bytes / 100 * percent) {
 		converge->best_remaining_bytes = sample->remaining_bytes;
 		converge->best_at_us = sample->at_us;
 		converge->passes_without_progress = 0;
@@ -191,6 +196,7 @@ static void set_limit(struct converge *converge, const struct converge_sample *s
 	if (limit_ms > ceiling_ms(converge))
 		limit_ms = ceiling_ms(converge);
 	converge->settings.limit_ms = (unsigned int)limit_ms;
+	converge->limit_us = sample->at_us;
 	converge->passes_without_progress = 0;
 	converge->best_at_us = sample->at_us;
 	snprintf(words, sizeof(words), "the memory part of the pause may be %lld ms now", (long long)limit_ms);
@@ -310,7 +316,7 @@ static void give_up(const struct converge *converge, const struct converge_sampl
 {
 	char advice[128];
 	const struct converge_options *options = &converge->options;
-	const uint64_t best = converge->best_remaining_bytes == UINT64_MAX ? sample->remaining_bytes : converge->best_remaining_bytes;
+	const uint64_t best = converge->lowest_remaining_bytes == UINT64_MAX ? sample->remaining_bytes : converge->lowest_remaining_bytes;
 	/* What has to be allowed for it, rounded up: a part of what is allowed is kept for the last look. */
 	const int64_t allowed_ms = converge_time_ms(best, sample->rate_bytes_per_s) * 100 / LIMIT_PERCENT + options->overhead_ms;
 	const double pause_s = (double)((allowed_ms + 99) / 100) / 10;
@@ -330,13 +336,17 @@ static void give_up(const struct converge *converge, const struct converge_sampl
 
 static void ferry_init(struct converge *converge)
 {
-	converge->best_remaining_bytes = UINT64_MAX;
+	converge->best_remaining_bytes = converge->lowest_remaining_bytes = UINT64_MAX;
 	converge->settings.limit_ms = ceiling_ms(converge) < FIRST_LIMIT_MS ? (unsigned int)ceiling_ms(converge) : FIRST_LIMIT_MS;
 }
 
 static void ferry_stalled(struct converge *converge, const struct converge_sample *sample, struct converge_decision *decision)
 {
 	const bool at_ceiling = converge->settings.limit_ms >= ceiling_ms(converge);
+	/* It is about to be stopped. */
+	if (converge->limit_us > 0 && sample->at_us < converge->limit_us + LIMIT_FELT_US &&
+	    converge_time_ms(sample->remaining_bytes, sample->rate_bytes_per_s) < converge->settings.limit_ms)
+		return;
 	if (!at_ceiling && needed_ms(converge, sample) <= ceiling_ms(converge)) {
 		set_limit(converge, sample,
 			  deadline_would_pass(converge, sample) ? ceiling_ms(converge) : needed_ms(converge, sample), decision);
@@ -392,6 +402,14 @@ static void tell_dirty_rate(const struct converge *converge, struct converge_sam
 		sample->dirty_bytes_per_s = (uint64_t)((double)sample->remaining_bytes * 1e6 / (double)took_us);
 }
 
+/* After this pass there is time for one more look at the most, and it takes QEMU a moment to reckon by another limit. */
+static bool deadline_is_near(const struct converge *converge, const struct converge_sample *sample)
+{
+	const int64_t deadline_us = converge->options.deadline_us;
+	return deadline_us && sample->rate_bytes_per_s > 0 && converge->settings.limit_ms < ceiling_ms(converge) &&
+	       sample->at_us + converge_time_ms(sample->remaining_bytes, sample->rate_bytes_per_s) * 1000 + 2 * LIMIT_FELT_US > deadline_us;
+}
+
 static void ferry_decide(struct converge *converge, const struct converge_sample *seen, struct converge_decision *decision)
 {
 	struct converge_sample told = *seen;
@@ -411,6 +429,8 @@ static void ferry_decide(struct converge *converge, const struct converge_sample
 		converge->throttled_us = sample->at_us;
 	if (sample->pass == 1)
 		decide_in_first_pass(converge, sample, decision);
+	if (!decision->changed && deadline_is_near(converge, sample))
+		set_limit(converge, sample, ceiling_ms(converge), decision);
 	if (!sample->pass_began)
 		return;
 	if (sample->pass >= 2) {

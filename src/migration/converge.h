@@ -81,8 +81,10 @@ struct converge {
 	struct converge_settings settings; /* what QEMU has been told */
 
 	/* Ferry's own. */
-	uint64_t best_remaining_bytes; /* lowest at the beginning of any pass but the first */
+	uint64_t lowest_remaining_bytes; /* at the beginning of any pass but the first */
+	uint64_t best_remaining_bytes;	 /* the last of these that was progress */
 	int64_t best_at_us;
+	int64_t limit_us; /* when the limit was raised last; 0: never */
 	unsigned int passes_without_progress;
 	uint64_t last_remaining_bytes; /* of the pass before */
 	int64_t last_pass_us;

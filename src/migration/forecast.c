@@ -38,6 +38,7 @@
 /* Later passes beyond these parts of the first one's rate have shown something else than the link. */
 #define LATER_PART_MIN 2
 #define LATER_TIMES_MAX 4
+#define LATER_FULL_PERCENT 90 /* between two passes little is sent for a moment, which is no part of the rate */
 #define ALIKE_TIMES 1.5 /* a link that has carried so much more or less before is the same one */
 #define PASS_TELLING_US 200000 /* one that is shorter, at the end of a copy, is of a moment */
 
@@ -152,7 +153,10 @@ static void predict_from_start(struct forecast *forecast, struct prediction *kep
 
 void forecast_begin(struct forecast *forecast, struct migration_host *host, struct migration *migration, struct machine *machine)
 {
-	*forecast = (struct forecast){.host = host, .migration = migration, .pause_memory_us = -1};
+	*forecast = (struct forecast){.host = host,
+				      .migration = migration,
+				      .pause_memory_us = -1,
+				      .later_meter = {.full_percent = LATER_FULL_PERCENT}};
 	const bool link_known = forecast_know_link(host, migration->destination, &forecast->link);
 	forecast->known_bytes_per_s = forecast->link.rate_bytes_per_s;
 	if (!machine)

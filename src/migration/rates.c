@@ -211,7 +211,7 @@ void rates_meter_add(struct rates_meter *meter, uint64_t bytes, int64_t for_us)
 	}
 	if (rate > meter->best_bytes_per_s)
 		meter->best_bytes_per_s = rate;
-	if (rate >= meter->best_bytes_per_s / 100 * METER_FULL_PERCENT) {
+	if (rate >= meter->best_bytes_per_s / 100 * (meter->full_percent ? meter->full_percent : METER_FULL_PERCENT)) {
 		meter->bytes += meter->pending_bytes;
 		meter->for_us += meter->pending_us;
 	}

@@ -46,6 +46,7 @@ void rates_note_writes(struct rates *rates, const char *vm_uuid, const struct pr
 /* ---- what a link carries, of a stream that does not fill it all the time ---- */
 
 struct rates_meter {
+	unsigned int full_percent; /* of the best rate, what counts as a stream that fills the link; 0: seven tenths */
 	uint64_t best_bytes_per_s;
 	uint64_t bytes, pending_bytes;
 	int64_t for_us, pending_us;

@@ -11,6 +11,7 @@
 #define LOOK_US 100000.0
 #define LOOKS_MAX 200.0 /* in one pass: a long one need not be looked at that often */
 #define SAMPLED_US 1000000
+#define LIMIT_FELT_US 50000 /* QEMU reckons by a new limit when it next counts what it has sent, every 100 ms */
 #define THROTTLE_LOOK_US 1000000 /* QEMU judges by what has happened in a second at least */
 #define THROTTLE_STEPS 2
 #define THROTTLE_TICK_MS 4 /* at which the kernel looks, as most distributions build it */
@@ -27,6 +28,8 @@ struct simulation {
 	double pass_bytes; /* that this pass has to send */
 	double sent_bytes;
 	double rate_bytes_per_s; /* of this pass and of memory: the headers of pages taken off */
+	unsigned int limit_ms, told_limit_ms; /* QEMU's, and what it has been told since then */
+	double limit_told_us;
 	unsigned int throttle_percent, throttle_count;
 	double judged_us, judged_sent_bytes, judged_dirty_bytes; /* QEMU's throttle: since when, and what had happened by then */
 	double found_bytes; /* by all synchronisations */
@@ -163,6 +166,19 @@ static double rate_now(const struct simulation *s)
 	return (double)(s->result->passes > 1 && later ? later : s->link->rate_bytes_per_s) * PAGE_BYTES / (PAGE_BYTES + PAGE_HEADER_BYTES);
 }
 
+/* By which QEMU decides now. */
+static unsigned int limit_in_force(struct simulation *s)
+{
+	const unsigned int told_ms = s->converge.settings.limit_ms;
+	if (told_ms != s->told_limit_ms) {
+		s->told_limit_ms = told_ms;
+		s->limit_told_us = s->now_us;
+	}
+	if (s->limit_ms == 0 || s->now_us >= s->limit_told_us + LIMIT_FELT_US)
+		s->limit_ms = told_ms;
+	return s->limit_ms;
+}
+
 /* From the beginning of a pass on, whose figures these are. */
 static void run(struct simulation *s, double remaining, double dirty_per_s, double scan_us)
 {
@@ -173,8 +189,8 @@ static void run(struct simulation *s, double remaining, double dirty_per_s, doub
 		struct converge_sample sample = look(s, remaining, dirty_per_s, true);
 		if (!decide(s, &sample))
 			return;
-		/* By the limit that was decided on just now: a raised one acts at once. The first pass is sent as a whole. */
-		if (s->result->passes > 1 && remaining < s->rate_bytes_per_s * s->converge.settings.limit_ms / 1e3) {
+		/* The first pass is sent as a whole. */
+		if (remaining < s->rate_bytes_per_s * limit_in_force(s) / 1e3 && s->result->passes > 1) {
 			s->result->end = SIMULATED_SWITCHED;
 			s->result->pause_us = (int64_t)(remaining / s->rate_bytes_per_s * 1e6) + s->link->overhead_ms * 1000;
 			s->sent_bytes += remaining;

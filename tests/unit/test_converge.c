@@ -142,7 +142,7 @@ static void test_steps(void **state)
 	/* 1 MB is left after each pass: 10 ms. Of the first pass nothing is known. */
 	struct converge_sample sample = {
 		.pass = 1, .pass_began = true, .remaining_bytes = MB, .rate_bytes_per_s = 100 * MB};
-	for (sample.pass = 1; sample.pass < 4; sample.pass++)
+	for (sample.pass = 1; sample.pass < 4; sample.pass++, sample.at_us += 100000)
 		assert_int_equal(converge_decide(&converge, &sample).action, CONVERGE_GO_ON);
 	struct converge_decision decision = converge_decide(&converge, &sample);
 	assert_true(decision.changed);
@@ -151,6 +151,7 @@ static void test_steps(void **state)
 	unsigned int limits[16], count = 0;
 	for (int i = 0; i < 60 && count < 16; i++) {
 		sample.pass++;
+		sample.at_us += 100000;
 		decision = converge_decide(&converge, &sample);
 		if (decision.changed)
 			limits[count++] = decision.settings.limit_ms;
@@ -167,6 +168,43 @@ static void test_steps(void **state)
 	(void)converge_decide(&converge, &sample);
 	assert_int_equal(converge.best_remaining_bytes, MB / 2);
 	assert_int_equal(converge.passes_without_progress, 0);
+}
+
+/* QEMU takes up to a tenth of a second to reckon by a new limit: until then what fits into it is no reason for another. */
+static void test_limit_takes_a_moment(void **state)
+{
+	(void)state;
+	struct converge converge;
+	converge_init(&converge, &converge_policy_ferry, &usual);
+	struct converge_sample sample = {.at_us = 1000000, .pass = 1, .pass_began = true, .remaining_bytes = MB, .rate_bytes_per_s = 100 * MB};
+	while (converge.settings.limit_ms == 5) {
+		sample.pass++;
+		sample.at_us += 10000;
+		(void)converge_decide(&converge, &sample);
+	}
+	assert_int_equal(converge.settings.limit_ms, 11);
+	for (int i = 0; i < 9; i++) {
+		sample.pass++;
+		sample.at_us += 10000;
+		assert_false(converge_decide(&converge, &sample).changed);
+	}
+	sample.at_us += 10000;
+	assert_true(converge_decide(&converge, &sample).changed);
+}
+
+/* A deadline that comes soon after this pass leaves no time for small steps: all of the pause may be used, also in its middle. */
+static void test_deadline_is_near(void **state)
+{
+	(void)state;
+	struct converge converge;
+	struct converge_options options = usual;
+	options.deadline_us = 2000000;
+	converge_init(&converge, &converge_policy_ferry, &options);
+	struct converge_sample sample = {.at_us = 1000000, .pass = 2, .remaining_bytes = 79 * MB, .rate_bytes_per_s = 100 * MB};
+	assert_false(converge_decide(&converge, &sample).changed);
+	sample.at_us += 20000;
+	assert_int_equal(converge_decide(&converge, &sample).settings.limit_ms, CEILING_MS);
+	assert_false(converge_decide(&converge, &sample).changed);
 }
 
 /* It is given up only at the ceiling, after enough passes, and after enough time. */
@@ -411,7 +449,8 @@ int main(void)
 		cmocka_unit_test(test_working_set), cmocka_unit_test(test_never_converges),
 		cmocka_unit_test(test_steps),       cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_first_pass),  cmocka_unit_test(test_busy_guest),
-		cmocka_unit_test(test_weak_throttle),
+		cmocka_unit_test(test_weak_throttle), cmocka_unit_test(test_limit_takes_a_moment),
+		cmocka_unit_test(test_deadline_is_near),
 		cmocka_unit_test(test_deadline),    cmocka_unit_test(test_small_promises),
 		cmocka_unit_test(test_fits),        cmocka_unit_test(test_odd_samples),
 	};
