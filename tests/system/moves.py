@@ -263,15 +263,13 @@ class Pair:
         return guest
 
     def find_guests(self):
-        """A test that has failed half way may have left its guest on the other host, or a ferryd dead, or a link cut. The next
-        one is not to fail for that."""
+        """A test that has failed half way may have left its guest on the other host, or a link cut. The next one is not to fail
+        for that. A host without ferryd may be meant to be so, and is left alone."""
         if self.lab.blocks:
             self.lab.unblock()
-        for name in self.names:
-            if not self.lab.ferryd_pid(name):
-                self.start_ferryd(name)
+        running = [name for name in self.names if self.lab.ferryd_pid(name)]
         for guest in self.guests:
-            known = {name: vm for name in self.names if (vm := self.vms(name).get(guest.name))}
+            known = {name: vm for name in running if (vm := self.vms(name).get(guest.name))}
             owner = next((vm["owner"] for vm in known.values()), None)
             if guest.host and owner in known:
                 guest.host = owner
