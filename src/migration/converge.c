@@ -11,12 +11,15 @@
  *   passes without (one, if it lasted: then the guest has written its whole working set anew), and the copy stands still. So it does at once when the guest has written in the
  *   pass before at four fifths of what the link carries or more, and what is left does not fit into the pause; and when at the
  *   present pace the deadline would pass.
- * - If what the lowest point needs fits into the promised pause, the limit is raised to it, at least by half.
+ * - If what the lowest point needs fits into the promised pause, the limit is raised to it, at least by half. It takes QEMU a moment
+ *   to reckon by it, in which what fits is waited for. Near the deadline the limit is all of the promise at once, also in the middle
+ *   of a pass.
  * - If not, the next means that is allowed is used. Throttling: so that the next pass is a seventh of this one. It is cheaper
  *   for the guest to be slowed down much for a moment than a little for long: what it loses is the throttle times the time,
  *   and each pass costs the time that the working set takes on the link. But a throttled processor runs for a few milliseconds
  *   (4 between the ticks of most kernels, 10 where it is left to QEMU) and then sleeps, at 93 % for 53 ms (133); a throttle whose
- *   sleep is as long as half of the promised pause would break the promise in its own way, and is the most that is used.
+ *   sleep is as long as half of the promised pause would break the promise in its own way, and is the most that is used. One that
+ *   leaves twice as much as it was to leave is made stronger with the next pass: a guest may need less of its processors than it uses.
  * - A longer pause, where that is allowed, is the last: the limit becomes what the lowest point needs, up to its bound.
  * - With nothing left to use, the limit goes up to the ceiling. There the copy may go on for a while, as guests have calmer
  *   moments; then it is given up.
@@ -394,12 +397,16 @@ static void decide_in_first_pass(struct converge *converge, const struct converg
 }
 
 /* By what was found at the end of the pass. The hypervisor's own figure is of the last second or more, in which the guest may have
- * been throttled otherwise, or have written the same pages several times. */
+ * been throttled otherwise, or have written the same pages several times. In the first pass, which lasts, it mostly has: of that the
+ * look at some pages in its first second tells more. */
 static void tell_dirty_rate(const struct converge *converge, struct converge_sample *sample)
 {
 	const int64_t took_us = sample->at_us - converge->last_pass_us;
 	if (sample->pass_began && sample->pass >= 2 && converge->last_pass_us > 0 && took_us >= TELLING_PASS_US)
 		sample->dirty_bytes_per_s = (uint64_t)((double)sample->remaining_bytes * 1e6 / (double)took_us);
+	if (sample->pass_began && sample->pass == 2 && converge->settings.throttle_percent == 0 &&
+	    sample->sampled_dirty_bytes_per_s > sample->dirty_bytes_per_s)
+		sample->dirty_bytes_per_s = sample->sampled_dirty_bytes_per_s;
 }
 
 /* After this pass there is time for one more look at the most, and it takes QEMU a moment to reckon by another limit. */

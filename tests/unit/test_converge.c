@@ -351,6 +351,31 @@ static void test_weak_throttle(void **state)
 	}
 }
 
+/* In a first pass of five seconds it has come back to the same pages: what it wrote within one of them tells how fast it is. */
+static void test_first_pass_hides_the_rate(void **state)
+{
+	(void)state;
+	static const struct {
+		uint64_t sampled;
+		bool throttled;
+	} rows[] = {{0, false}, {70 * MB, false}, {95 * MB, true}};
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct converge converge;
+		struct converge_options options = usual;
+		options.means[0] = CONVERGE_THROTTLE;
+		options.means_count = 1;
+		converge_init(&converge, &converge_policy_ferry, &options);
+		struct converge_sample sample = {.at_us = 1000000, .pass = 1, .pass_began = true, .remaining_bytes = 600 * MB,
+						 .rate_bytes_per_s = 100 * MB, .throttle_slice_ms = 4};
+		(void)converge_decide(&converge, &sample);
+		sample.at_us += 5000000;
+		sample.pass++;
+		sample.remaining_bytes = 300 * MB;
+		sample.sampled_dirty_bytes_per_s = rows[i].sampled;
+		assert_int_equal(converge_decide(&converge, &sample).settings.throttle_percent > 0, rows[i].throttled);
+	}
+}
+
 static void test_deadline(void **state)
 {
 	(void)state;
@@ -450,7 +475,7 @@ int main(void)
 		cmocka_unit_test(test_steps),       cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_first_pass),  cmocka_unit_test(test_busy_guest),
 		cmocka_unit_test(test_weak_throttle), cmocka_unit_test(test_limit_takes_a_moment),
-		cmocka_unit_test(test_deadline_is_near),
+		cmocka_unit_test(test_deadline_is_near), cmocka_unit_test(test_first_pass_hides_the_rate),
 		cmocka_unit_test(test_deadline),    cmocka_unit_test(test_small_promises),
 		cmocka_unit_test(test_fits),        cmocka_unit_test(test_odd_samples),
 	};
