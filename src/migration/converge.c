@@ -8,9 +8,9 @@
  * the only moment at which the remaining bytes are a fact and not a remainder:
  *
  * - Progress is a new lowest point, below four fifths of the one before, or seven tenths of the one before two short passes. Two
- *   passes without (one, if it lasted: then the guest has written its whole working set anew), and the copy stands still. So it does at once when the guest has written in the
- *   pass before at four fifths of what the link carries or more, and what is left does not fit into the pause; and when at the
- *   present pace the deadline would pass.
+ *   passes without (one, if it lasted: then the guest has written its whole working set anew), and the copy stands still. So it
+ *   does at once when the guest has written in the pass before at four fifths of what the link carries or more, and what is left
+ *   does not fit into the pause; and when at the present pace the deadline would pass.
  * - If what the lowest point needs fits into the promised pause, the limit is raised to it, at least by half. It takes QEMU a moment
  *   to reckon by it, in which what fits is waited for. Near the deadline the limit is all of the promise at once, also in the middle
  *   of a pass.
@@ -370,7 +370,7 @@ static bool throttle_pays_now(const struct converge *converge, const struct conv
 {
 	const int64_t rest_ms = converge_time_ms(known->remaining_bytes, known->rate_bytes_per_s);
 	const int64_t deadline_us = converge->options.deadline_us;
-	if (deadline_us && known->at_us / 1000 + HURRY_PASSES * rest_ms > deadline_us / 1000)
+	if (deadline_us && rest_ms > (deadline_us - known->at_us) / 1000 / HURRY_PASSES)
 		return true;
 	return rest_ms <= EARLY_THROTTLE_MS && known->dirty_bytes_per_s / 6 > known->rate_bytes_per_s / 5;
 }
@@ -414,7 +414,7 @@ static bool deadline_is_near(const struct converge *converge, const struct conve
 {
 	const int64_t deadline_us = converge->options.deadline_us;
 	return deadline_us && sample->rate_bytes_per_s > 0 && converge->settings.limit_ms < ceiling_ms(converge) &&
-	       sample->at_us + converge_time_ms(sample->remaining_bytes, sample->rate_bytes_per_s) * 1000 + 2 * LIMIT_FELT_US > deadline_us;
+	       converge_time_ms(sample->remaining_bytes, sample->rate_bytes_per_s) > (deadline_us - sample->at_us - 2 * LIMIT_FELT_US) / 1000;
 }
 
 static void ferry_decide(struct converge *converge, const struct converge_sample *seen, struct converge_decision *decision)

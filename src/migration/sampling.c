@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Quiet looks at running guests; see sampling.h. Each is measured over a short time, which says how fast it writes, and over a
- * longer one, which says how much of that goes to the same pages again; if all of that was written within the short time already, over
- * a still shorter one. The VM's job is held only while its hypervisor is asked
- * something, never while it measures.
+ * longer one, which says how much of that goes to the same pages again; if all of that was written within the short time already,
+ * over a still shorter one. The VM's job is held only while its hypervisor is asked something, never while it measures.
  */
 #include "migration/sampling.h"
 

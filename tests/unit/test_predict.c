@@ -353,6 +353,19 @@ static void test_rates(void **state)
 	assert_memory_equal(vm.writes, writes, sizeof(writes));
 	assert_true(rates_vm(rates, "new", &vm));
 	assert_int_equal(vm.touched_bytes, 100 * MB);
+	/* What the first look finds beyond what has come is none of the guest's, within reason; later ones tell nothing of that. */
+	static const struct {
+		uint64_t touched_bytes;
+		unsigned int sent_percent;
+	} looks[] = {{0, 100}, {125 * MB, 80}, {400 * MB, 80}};
+	for (size_t i = 0; i < sizeof(looks) / sizeof(looks[0]); i++) {
+		rates_note_touched(rates, "new", looks[i].touched_bytes);
+		assert_true(rates_vm(rates, "new", &vm));
+		assert_int_equal(vm.sent_percent, looks[i].sent_percent);
+	}
+	rates_note_touched(rates, "uuid", 1000 * MB); /* it has begun to use more */
+	assert_true(rates_vm(rates, "uuid", &vm));
+	assert_int_equal(vm.sent_percent, 70);
 	rates_free(rates);
 	/* A later ferryd finds them, but for what is from long ago. */
 	assert_true(database_run(db, &e, "INSERT INTO vm_rate(vm_uuid, touched_ms) VALUES('old', 1000)", "") == 1);
@@ -377,6 +390,13 @@ static void test_meter(void **state)
 	assert_int_equal(rates_meter_read(&meter), 100 * MB);
 	rates_meter_add(&meter, 60 * MB, 300000); /* it carries more than was seen before */
 	assert_int_equal(rates_meter_read(&meter), 200 * MB);
+	/* Of what is nine tenths of the best. */
+	struct rates_meter strict = {.full_percent = 90};
+	assert_int_equal(rates_meter_best(&strict), 0);
+	rates_meter_add(&strict, 20 * MB, 200000);
+	rates_meter_add(&strict, 17 * MB, 200000);
+	assert_int_equal(rates_meter_read(&strict), 100 * MB);
+	assert_int_equal(rates_meter_best(&strict), 100 * MB);
 }
 
 /* ---- memory in use ---- */
