@@ -135,15 +135,31 @@ static bool watch_decide(struct watch *watch, enum source_word word, bool loaded
 	return false;
 }
 
+/* All that the guest needs in order to run, at least. */
+static bool is_loaded(const struct machine_state *state)
+{
+	return state->run == MACHINE_INCOMING && (state->move == MOVE_COMPLETED || move_in_postcopy(state->move));
+}
+
 /* Nothing was heard for too long: ask, without holding `work`, and do what follows from the answer, or the silence. */
-static bool watch_silence(struct watch *watch, const struct machine_state *state)
+static bool watch_silence(struct watch *watch, struct machine *machine)
 {
 	struct migration *migration = watch->migration;
-	cleanup_error struct error *silence = NULL;
+	const struct vm_driver *driver = inventory_driver(watch->host->inventory);
+	struct machine_state state;
+	cleanup_error struct error *silence = NULL, *e = NULL;
 	enum source_word word = arrival_ask_source(watch->host, migration, &silence);
-	/* All that it needs in order to run, at least. */
-	bool loaded = state->run == MACHINE_INCOMING &&
-		      (state->move == MOVE_COMPLETED || !arrival_is_whole(watch->host, migration));
+	driver->state(machine, &state);
+	/* It may have got there while this host, or this ferryd, stood still, and the word of it is still to be read. In post-copy
+	 * the source's QEMU lets the guest run no more, so that to refuse it then is to end it. */
+	if (word != SOURCE_WORKS && !is_loaded(&state)) {
+		if (driver->refresh(machine, &e) < 0) {
+			log_failure(LOG_LEVEL_WARNING, "how much has arrived is not known; looking again", e);
+			return true;
+		}
+		driver->state(machine, &state);
+	}
+	const bool loaded = is_loaded(&state);
 	if (pthread_mutex_trylock(&migration->work) != 0)
 		return true; /* a message of the source is being answered just now */
 	bool go_on = migration->handover == HANDOVER_PREPARED && watch_decide(watch, word, loaded, silence);
@@ -175,7 +191,7 @@ static void *watch_main(void *user)
 				break;
 			int64_t now_us = clock_monotonic_us();
 			if (silent_ms > host->times.silence_limit_ms && now_us >= next_question_us) {
-				if (!watch_silence(watch, &state))
+				if (!watch_silence(watch, machine))
 					break;
 				next_question_us = clock_monotonic_us() + arrival_ask_period_us(host);
 			}
