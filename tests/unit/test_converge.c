@@ -314,6 +314,20 @@ static void test_busy_guest(void **state)
 	}
 }
 
+/* Of a copy that may throttle, over 100 MB/s; the sample that the policy has seen at its beginning. */
+static struct converge_sample begin_first_pass(struct converge *converge, int64_t max_downtime_ms, uint64_t remaining_bytes)
+{
+	struct converge_options options = usual;
+	options.max_downtime_ms = max_downtime_ms;
+	options.means[0] = CONVERGE_THROTTLE;
+	options.means_count = 1;
+	converge_init(converge, &converge_policy_ferry, &options);
+	const struct converge_sample sample = {.at_us = 1000000, .pass = 1, .pass_began = true, .remaining_bytes = remaining_bytes,
+					       .rate_bytes_per_s = 100 * MB, .throttle_slice_ms = 4};
+	(void)converge_decide(converge, &sample);
+	return sample;
+}
+
 /* What counts is what this pass has found, and not a figure of the last seconds. A throttle that leaves twice what it was to leave
  * is made stronger with the next pass; one that leaves less is not. */
 static void test_weak_throttle(void **state)
@@ -325,11 +339,7 @@ static void test_weak_throttle(void **state)
 	} rows[] = {{20 * MB, 85}, {60 * MB, 96}};
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		struct converge converge;
-		struct converge_options options = {.max_downtime_ms = 400, .overhead_ms = 20, .means = {CONVERGE_THROTTLE}, .means_count = 1};
-		converge_init(&converge, &converge_policy_ferry, &options);
-		struct converge_sample sample = {.at_us = 1000000, .pass = 1, .pass_began = true, .remaining_bytes = 1000 * MB,
-						 .rate_bytes_per_s = 100 * MB, .throttle_slice_ms = 4};
-		(void)converge_decide(&converge, &sample);
+		struct converge_sample sample = begin_first_pass(&converge, 400, 1000 * MB);
 		sample.at_us += 1000000;
 		sample.pass++;
 		sample.remaining_bytes = 100 * MB;
@@ -361,13 +371,7 @@ static void test_first_pass_hides_the_rate(void **state)
 	} rows[] = {{0, false}, {70 * MB, false}, {95 * MB, true}};
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		struct converge converge;
-		struct converge_options options = usual;
-		options.means[0] = CONVERGE_THROTTLE;
-		options.means_count = 1;
-		converge_init(&converge, &converge_policy_ferry, &options);
-		struct converge_sample sample = {.at_us = 1000000, .pass = 1, .pass_began = true, .remaining_bytes = 600 * MB,
-						 .rate_bytes_per_s = 100 * MB, .throttle_slice_ms = 4};
-		(void)converge_decide(&converge, &sample);
+		struct converge_sample sample = begin_first_pass(&converge, usual.max_downtime_ms, 600 * MB);
 		sample.at_us += 5000000;
 		sample.pass++;
 		sample.remaining_bytes = 300 * MB;
