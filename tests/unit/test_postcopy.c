@@ -451,6 +451,38 @@ static void test_source_dies_before_it_serves(void **state)
 	}
 }
 
+static void crash_with_words_unread(void *user)
+{
+	if (fake_world_move("host-b", GUEST_UUID) != MOVE_POSTCOPY)
+		fake_driver_leave_unread("host-b");
+	else
+		crash_before_serving(user);
+}
+
+/* The same while the destination has not read yet that its QEMU went over to post-copy, and asks a source that does not answer: it
+ * looks again before it refuses, as the guest may run nowhere else by then; and again where it could not look. */
+static void test_source_dies_with_words_unread(void **state)
+{
+	(void)state;
+	for (unsigned int failures = 0; failures < 3; failures++) {
+		start_anew();
+		fake_driver_hook("host-a", FAKE_MOVE_SAMPLE, crash_with_words_unread, NULL);
+		fake_driver_fail("host-b", FAKE_REFRESH, FAKE_FAIL, failures);
+		struct migration *migration = begin(&hosts->a, &hosts->b);
+		assert_true(wait_ended(hosts, migration));
+		assert_true(hosts->a.crashed);
+		struct migration *there = NULL;
+		assert_int_equal(migration_find(hosts->b.host.migrations, migration->id, &there, NULL), 0);
+		assert_true(wait_status(there, MIGRATION_IN_DOUBT));
+		assert_int_equal(fake_driver_calls("host-b", FAKE_REFRESH), failures + 1);
+		migration_unref(there);
+		migration_unref(migration);
+		fake_driver_hook("host-a", FAKE_MOVE_SAMPLE, NULL, NULL);
+		come_back(&hosts->a, RESTARTS);
+		assert_settled(hosts, &hosts->b, RUNS);
+	}
+}
+
 /* The source's host loses its power while pages are missing: lost, and both say so as soon as it is back. */
 static void test_source_host_lost(void **state)
 {
@@ -553,6 +585,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_qemu_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_crashes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_source_dies_before_it_serves, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_source_dies_with_words_unread, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_source_host_lost, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_many_faults, setup, teardown),
 	};

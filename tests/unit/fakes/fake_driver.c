@@ -29,6 +29,7 @@ struct machine {
 	char host[64];
 	struct definition *definition;
 	struct machine_state state;
+	enum move_state seen_move; /* what was last told of it */
 	uint16_t port; /* an incoming one listens here */
 	uint16_t partner_port;
 	bool loaded;             /* all of a copy has arrived */
@@ -48,6 +49,7 @@ struct machine {
 struct host_script {
 	char name[64];
 	bool dead;
+	bool leaves_unread; /* see fake_driver_leave_unread() */
 	struct move_limits limits[LIMITS_MAX];
 	size_t limit_count;
 	uint64_t bandwidth_bytes_per_s;
@@ -118,6 +120,7 @@ const char *fake_call_name(enum fake_call call)
 		[FAKE_MOVE_START_POSTCOPY] = "move_start_postcopy",
 		[FAKE_MOVE_LISTEN_AGAIN] = "move_listen_again",
 		[FAKE_MOVE_RESUME] = "move_resume",
+		[FAKE_REFRESH] = "refresh",
 	};
 	return names[call];
 }
@@ -413,6 +416,12 @@ void fake_driver_script_postcopy(enum fake_postcopy postcopy, unsigned int break
 	world.postcopy_breaks = breaks;
 }
 
+void fake_driver_leave_unread(const char *host)
+{
+	WORLD_SCOPE;
+	host_script(host)->leaves_unread = true;
+}
+
 unsigned int fake_driver_calls(const char *host, enum fake_call call)
 {
 	WORLD_SCOPE;
@@ -659,7 +668,10 @@ static void fake_detach(struct machine *machine)
 static void fake_state(struct machine *machine, struct machine_state *ret)
 {
 	WORLD_SCOPE;
+	if (!host_script(machine->host)->leaves_unread)
+		machine->seen_move = machine->state.move;
 	*ret = machine->state;
+	ret->move = machine->seen_move;
 }
 
 static bool fake_wait_change(struct machine *machine, uint64_t seen, int64_t deadline_us)
@@ -684,9 +696,7 @@ static void fake_nudge(struct machine *machine)
 
 static int fake_refresh(struct machine *machine, struct error **e)
 {
-	(void)machine;
-	(void)e;
-	return 0;
+	FAKE_CALL_BODY(machine, FAKE_REFRESH, host_script(machine->host)->leaves_unread = false);
 }
 
 static int fake_describe(struct machine *machine, json_t **ret, struct error **e)

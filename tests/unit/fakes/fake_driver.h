@@ -42,6 +42,7 @@ enum fake_call {
 	FAKE_MOVE_START_POSTCOPY,
 	FAKE_MOVE_LISTEN_AGAIN,
 	FAKE_MOVE_RESUME,
+	FAKE_REFRESH,
 	FAKE_CALL_COUNT
 };
 const char *fake_call_name(enum fake_call call);
@@ -80,6 +81,10 @@ enum fake_postcopy {
 };
 /* What becomes of a post-copy, and how often its stream breaks while pages are served. */
 void fake_driver_script_postcopy(enum fake_postcopy postcopy, unsigned int breaks);
+
+/* No event of this host's machines is read any more: how far a move is stays as it was last seen, until it is asked for
+ * (driver->refresh). */
+void fake_driver_leave_unread(const char *host);
 
 /* What the copy from this host was told since the reset, the first at its start: the last `room` of them. Returns how many. */
 size_t fake_driver_limits(const char *host, struct move_limits *ret, size_t room);
