@@ -353,21 +353,28 @@ static int set_timeout(const char *doing, int64_t timeout_ms, struct error **e)
 			 (long long)timeout_ms);
 }
 
-/*
- * Write one line, with a descriptor beside its first byte if fd is not negative. 0 or a negative errno. A line that is
- * cut by the deadline leaves a stream that nobody can follow, so the connection is closed then.
- */
-static int qmp_write_line(struct qmp *qmp, const char *line, size_t length, int fd, int64_t deadline_us)
+/* A command's line on its way to QEMU. */
+struct outgoing {
+	const char *line;
+	size_t length, written;
+	int fd; /* beside its first byte; -1: none */
+};
+
+/* Write one line. 0 or a negative errno. A line that is cut by the deadline leaves a stream that nobody can follow, so the
+ * connection is closed then. */
+static int qmp_write_line(struct qmp *qmp, struct outgoing *outgoing, int64_t deadline_us)
 {
-	size_t written = 0;
-	while (written < length) {
+	const char *line = outgoing->line;
+	const size_t length = outgoing->length;
+	const int fd = outgoing->fd;
+	while (outgoing->written < length) {
 		union {
 			char bytes[CMSG_SPACE(sizeof(int))];
 			struct cmsghdr align;
 		} control = {0};
-		struct iovec iovec = {.iov_base = (char *)(uintptr_t)line + written, .iov_len = length - written};
+		struct iovec iovec = {.iov_base = (char *)(uintptr_t)line + outgoing->written, .iov_len = length - outgoing->written};
 		struct msghdr message = {.msg_iov = &iovec, .msg_iovlen = 1};
-		if (fd >= 0 && written == 0) {
+		if (fd >= 0 && outgoing->written == 0) {
 			message.msg_control = control.bytes;
 			message.msg_controllen = sizeof(control.bytes);
 			struct cmsghdr *header = CMSG_FIRSTHDR(&message);
@@ -378,7 +385,7 @@ static int qmp_write_line(struct qmp *qmp, const char *line, size_t length, int 
 		}
 		ssize_t n = sendmsg(qmp->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n >= 0) {
-			written += (size_t)n;
+			outgoing->written += (size_t)n;
 			continue;
 		}
 		if (errno == EINTR)
@@ -390,7 +397,7 @@ static int qmp_write_line(struct qmp *qmp, const char *line, size_t length, int 
 		int64_t left_ms = left_us > 0 ? (left_us + 999) / 1000 : 0;
 		if (left_us > 0 && poll(&pollfd, 1, left_ms > INT_MAX ? INT_MAX : (int)left_ms) != 0)
 			continue; /* an error shows at the next write */
-		if (written > 0)
+		if (outgoing->written > 0)
 			shutdown(qmp->fd, SHUT_RDWR); /* the loop's thread sees the end and does the rest */
 		return -ETIMEDOUT;
 	}
@@ -398,7 +405,7 @@ static int qmp_write_line(struct qmp *qmp, const char *line, size_t length, int 
 }
 
 /* As qmp_write_line, when it is our turn. */
-static int qmp_write(struct qmp *qmp, const char *line, size_t length, int fd, int64_t deadline_us)
+static int qmp_write(struct qmp *qmp, struct outgoing *outgoing, int64_t deadline_us)
 {
 	pthread_mutex_lock(&qmp->lock);
 	bool in_time = true;
@@ -411,7 +418,7 @@ static int qmp_write(struct qmp *qmp, const char *line, size_t length, int fd, i
 	qmp->is_writing = true;
 	pthread_mutex_unlock(&qmp->lock);
 
-	int result = qmp_write_line(qmp, line, length, fd, deadline_us);
+	int result = qmp_write_line(qmp, outgoing, deadline_us);
 
 	pthread_mutex_lock(&qmp->lock);
 	qmp->is_writing = false;
@@ -478,9 +485,10 @@ static int take_return(const json_t *reply, const char *name, json_t **ret, stru
 }
 
 static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arguments, int fd, bool is_oob,
-			   json_t **ret, int64_t timeout_ms, struct error **e)
+			   json_t **ret, int64_t timeout_ms, bool *ret_sent, struct error **e)
 {
 	cleanup_json json_t *arguments = stolen_arguments;
+	*ret_sent = false;
 	assert(!loop_is_current(qmp->loop)); /* it would wait for itself */
 	int64_t deadline_us = clock_monotonic_us() + timeout_ms * 1000;
 
@@ -490,10 +498,11 @@ static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arg
 	cond_init(&command.answered);
 	cleanup_json json_t *object = command_object(is_oob ? "exec-oob" : "execute", name, command.id, arguments);
 	cleanup_free char *text = json_text(object);
-	size_t length = strlen(text);
-	text[length++] = '\n'; /* in place of the NUL */
+	struct outgoing outgoing = {.line = text, .length = strlen(text) + 1, .fd = fd};
+	text[outgoing.length - 1] = '\n'; /* in place of the NUL */
 
-	int write_result = qmp_write(qmp, text, length, fd, deadline_us);
+	int write_result = qmp_write(qmp, &outgoing, deadline_us);
+	*ret_sent = outgoing.written > 0;
 
 	pthread_mutex_lock(&qmp->lock);
 	bool in_time = true;
@@ -517,12 +526,12 @@ static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arg
 
 /* With a reference of our own, for the owner may free the client while we wait. */
 static int qmp_execute_held(struct qmp *qmp, const char *name, json_t *arguments, int fd, bool is_oob, json_t **ret,
-			    int64_t timeout_ms, struct error **e)
+			    int64_t timeout_ms, bool *ret_sent, struct error **e)
 {
 	pthread_mutex_lock(&qmp->lock);
 	qmp->references++;
 	pthread_mutex_unlock(&qmp->lock);
-	int result = qmp_execute_any(qmp, name, arguments, fd, is_oob, ret, timeout_ms, e);
+	int result = qmp_execute_any(qmp, name, arguments, fd, is_oob, ret, timeout_ms, ret_sent, e);
 	qmp_unref(qmp);
 	return result;
 }
@@ -530,19 +539,28 @@ static int qmp_execute_held(struct qmp *qmp, const char *name, json_t *arguments
 int qmp_execute(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms,
 		struct error **e)
 {
-	return qmp_execute_held(qmp, command, arguments, -1, false, ret, timeout_ms, e);
+	bool sent;
+	return qmp_execute_held(qmp, command, arguments, -1, false, ret, timeout_ms, &sent, e);
+}
+
+int qmp_execute_sent(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms, bool *ret_sent,
+		     struct error **e)
+{
+	return qmp_execute_held(qmp, command, arguments, -1, false, ret, timeout_ms, ret_sent, e);
 }
 
 int qmp_execute_with_fd(struct qmp *qmp, const char *command, json_t *arguments, int fd, json_t **ret,
 			int64_t timeout_ms, struct error **e)
 {
-	return qmp_execute_held(qmp, command, arguments, fd, false, ret, timeout_ms, e);
+	bool sent;
+	return qmp_execute_held(qmp, command, arguments, fd, false, ret, timeout_ms, &sent, e);
 }
 
 int qmp_execute_oob(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms,
 		    struct error **e)
 {
-	return qmp_execute_held(qmp, command, arguments, -1, true, ret, timeout_ms, e);
+	bool sent;
+	return qmp_execute_held(qmp, command, arguments, -1, true, ret, timeout_ms, &sent, e);
 }
 
 /* ---- beginning and end ---- */

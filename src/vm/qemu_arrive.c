@@ -209,18 +209,19 @@ static int activate_images(struct machine *machine, struct error **e)
 	return result;
 }
 
-/* From here on `cont` may reach QEMU; only its own refusal proves that the guest did not run. */
+/* From here on `cont` may reach QEMU; only its own refusal, or that nothing could be sent to it any more, proves that the guest
+ * did not run. */
 static int let_run(struct machine *machine, bool *ret_ran, struct error **e)
 {
 	cleanup_error struct error *problem = NULL;
-	bool never_ran = machine_never_ran(machine);
+	bool never_ran = machine_never_ran(machine), sent = false;
 
 	if (machine_mark_never_ran(machine, false, e) < 0)
 		return -1;
-	if (machine_command(machine, "cont", NULL, &problem) == 0)
+	if (qmp_execute_sent(machine->qmp, "cont", NULL, NULL, QMP_TIMEOUT_MS, &sent, &problem) == 0)
 		return 0;
 	*ret_ran = true;
-	if (problem->code == ERROR_QEMU_QMP && never_ran) {
+	if (never_ran && (!sent || problem->code == ERROR_QEMU_QMP)) {
 		*ret_ran = machine_mark_never_ran(machine, true, NULL) < 0;
 		machine_set_run(machine, MACHINE_INCOMING);
 	}

@@ -37,6 +37,8 @@ struct fixture {
 	char events[1024]; /* "NAME DATA;" each */
 	unsigned int closed_count;
 	bool free_in_event;
+	bool stay_in_event; /* until event_ends */
+	sem_t event_ends;
 	atomic_bool in_closed;
 };
 
@@ -53,6 +55,8 @@ static void on_event(void *user, const char *name, const json_t *data, int64_t r
 	if (fixture->free_in_event)
 		qmp_free(take_ptr(fixture->qmp));
 	sem_post(&fixture->event_came);
+	while (fixture->stay_in_event && sem_wait(&fixture->event_ends) < 0)
+		;
 }
 
 static void on_closed(void *user)
@@ -81,6 +85,7 @@ static int setup(void **state)
 		return -1;
 	sem_init(&fixture->event_came, 0, 0);
 	sem_init(&fixture->closed_came, 0, 0);
+	sem_init(&fixture->event_ends, 0, 0);
 	pthread_mutex_init(&fixture->lock, NULL);
 	*state = fixture;
 	return pthread_create(&fixture->thread, NULL, run_loop, fixture);
@@ -98,6 +103,7 @@ static int teardown(void **state)
 		print_error("the script: %s\n", failure);
 	sem_destroy(&fixture->event_came);
 	sem_destroy(&fixture->closed_came);
+	sem_destroy(&fixture->event_ends);
 	pthread_mutex_destroy(&fixture->lock);
 	free(fixture);
 	return failure ? -1 : 0;
@@ -504,6 +510,43 @@ static void test_reply_then_death(void **state)
 	assert_string_equal(fixture->events, "SHUTDOWN -;");
 }
 
+/* A command that fails because QEMU is dead: whether it can have been carried out. */
+static void assert_gone(struct fixture *fixture, bool wanted_sent)
+{
+	cleanup_error struct error *error = NULL;
+	bool sent = !wanted_sent;
+	assert_int_equal(qmp_execute_sent(fixture->qmp, "cont", NULL, NULL, LONG_MS, &sent, &error), -1);
+	assert_int_equal(error->code, ERROR_QEMU_GONE);
+	assert_int_equal(sent, wanted_sent);
+}
+
+static void test_sent_before_death(void **state)
+{
+	struct fixture *fixture = *state;
+	static const struct fake_qmp_step steps[] = {FAKE_QMP_HELLO, {FAKE_QMP_EXPECT, "cont", 0}, {FAKE_QMP_CLOSE, NULL, 0}};
+	CONNECT_OK(fixture, steps);
+	assert_gone(fixture, true);
+	wait_for(&fixture->closed_came);
+	assert_gone(fixture, false);
+}
+
+/* The death shows first to the thread that writes: the loop's is busy. */
+static void test_dead_and_not_noticed(void **state)
+{
+	struct fixture *fixture = *state;
+	static const struct fake_qmp_step steps[] = {
+		FAKE_QMP_HELLO, {FAKE_QMP_SEND, "{\"event\": \"STOP\"}\r\n", 0}, {FAKE_QMP_CLOSE, NULL, 0}};
+	fixture->stay_in_event = true;
+	CONNECT_OK(fixture, steps);
+	wait_for(&fixture->event_came);
+	cleanup_free char *failure = fake_qmp_end(take_ptr(fixture->fake));
+	assert_null(failure);
+	assert_gone(fixture, false);
+	assert_int_equal(fixture->closed_count, 0);
+	sem_post(&fixture->event_ends);
+	wait_for(&fixture->closed_came);
+}
+
 static void test_garbage_closes(void **state)
 {
 	static const char *const garbage[] = {
@@ -694,6 +737,8 @@ int main(void)
 		TEST(test_no_more_than_seven_in_band),
 		TEST(test_death_in_the_middle_of_a_reply),
 		TEST(test_reply_then_death),
+		TEST(test_sent_before_death),
+		TEST(test_dead_and_not_noticed),
 		TEST(test_garbage_closes),
 		TEST(test_line_without_end_closes),
 		TEST(test_long_line_is_taken),
