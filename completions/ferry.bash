@@ -87,7 +87,7 @@ _ferry()
 			candidates=$("${COMP_WORDS[0]}" $verb --help 2>/dev/null | sed -nE 's/^  (--[a-z-]+).*/\1/p')
 		else
 			case $verb in
-			"vm define")
+			"vm define" | "stream analyze")
 				mapfile -t COMPREPLY < <(compgen -f -- "$current")
 				return
 				;;

@@ -50,6 +50,7 @@ struct client;
 struct cli_remote {
 	int (*connect)(const char *where, struct client **ret, struct error **e);
 	int (*pki)(struct cli *cli);
+	int (*stream)(struct cli *cli);
 };
 
 struct cli {

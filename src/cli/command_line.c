@@ -42,11 +42,20 @@ static const struct verb_option pki_renew_options[] = {
 	{"ca", "FOLDER", "where ca.crt and ca.key are (/etc/ferry/pki)"},
 	{NULL},
 };
+static const struct verb_option stream_options[] = {
+	{"image", "FILE", "look for the pages in this file, too; repeat for more"},
+	{NULL},
+};
 
 /* What needs TLS is done by the other program. */
 static int run_pki(struct cli *cli)
 {
 	return cli->remote ? cli->remote->pki(cli) : cli_become_remote(cli);
+}
+
+static int run_stream(struct cli *cli)
+{
+	return cli->remote ? cli->remote->stream(cli) : cli_become_remote(cli);
 }
 
 static const struct verb verbs[] = {
@@ -118,6 +127,10 @@ static const struct verb verbs[] = {
 	 "ferry pki issue host-b --address 198.51.100.2 --out host-b-pki", run_pki},
 	{"pki renew", "", 0, 0, pki_renew_options, "issue a host's or client's certificate again, with a new key", NULL,
 	 "ferry pki renew --folder host-b-pki", run_pki},
+	{"stream analyze", "FILE", 1, 1, stream_options, "show what is in a migration stream that was kept in a file",
+	 "Its memory, its pages by what need not be sent of them, and with --output json each field of its devices' state.\n"
+	 "FILE is what QEMU's `migrate` wrote. ferryd is not asked.",
+	 "ferry stream analyze /var/tmp/web1.state --image /srv/images/base.raw", run_stream},
 	{NULL},
 };
 

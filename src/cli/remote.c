@@ -112,4 +112,4 @@ static int remote_connect(const char *where, struct client **ret, struct error *
 	return 0;
 }
 
-const struct cli_remote cli_remote_tls = {remote_connect, pki_run};
+const struct cli_remote cli_remote_tls = {remote_connect, pki_run, stream_run};

@@ -1229,7 +1229,7 @@ class TestAnotherHost:
 
 def verbs():
     out = subprocess.run([FERRY, "--help"], text=True, capture_output=True, check=True).stdout
-    return [match.group(1) for match in re.finditer(r"^  ((?:migrate|plan|(?:migration|vm|host|pki) [a-z]+)) ", out, re.M)]
+    return [match.group(1) for match in re.finditer(r"^  ((?:migrate|plan|(?:migration|vm|host|pki|stream) [a-z]+)) ", out, re.M)]
 
 
 def options_of(verb):
@@ -1238,7 +1238,7 @@ def options_of(verb):
 
 
 def test_every_verb_has_help_with_an_example():
-    assert len(verbs()) == 29
+    assert len(verbs()) == 30
     for verb in verbs():
         out, options = options_of(verb)
         assert f"\nExample: ferry {verb}" in out
