@@ -71,6 +71,8 @@ struct qmp {
 	json_int_t next_sequence;
 	unsigned int in_band_count;
 	bool is_writing;        /* a thread is: nobody may put a line into the middle of its line */
+	uint64_t line_count;    /* of which something was written */
+	bool left_unread;       /* the peer died, and there was something of the last of them that it had not read */
 	pthread_cond_t changed; /* state, is_reading, is_writing, in_band_count */
 
 	/* The loop's thread only. */
@@ -293,6 +295,13 @@ static void qmp_make_room(struct qmp *qmp)
 	qmp->buffer = xreallocarray(qmp->buffer, qmp->buffer_size, 1);
 }
 
+/* What a unix socket says of a peer that closed it, or died, while something we had sent was unread: the end of all, at least. */
+static void qmp_note_unread(struct qmp *qmp)
+{
+	LOCK_SCOPE(&qmp->lock);
+	qmp->left_unread = true;
+}
+
 /* Read until there is nothing more or the turn's budget is used up. False at the end, with the reason if it is ours. */
 static bool qmp_read(struct qmp *qmp, char **ret_reason)
 {
@@ -303,6 +312,8 @@ static bool qmp_read(struct qmp *qmp, char **ret_reason)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return true;
+		if (n < 0 && errno == ECONNRESET)
+			qmp_note_unread(qmp);
 		if (n <= 0)
 			return false;
 		qmp->buffer_used += (size_t)n;
@@ -358,6 +369,7 @@ struct outgoing {
 	const char *line;
 	size_t length, written;
 	int fd; /* beside its first byte; -1: none */
+	uint64_t number; /* of all lines */
 };
 
 /* Write one line. 0 or a negative errno. A line that is cut by the deadline leaves a stream that nobody can follow, so the
@@ -421,6 +433,8 @@ static int qmp_write(struct qmp *qmp, struct outgoing *outgoing, int64_t deadlin
 	int result = qmp_write_line(qmp, outgoing, deadline_us);
 
 	pthread_mutex_lock(&qmp->lock);
+	if (outgoing->written > 0)
+		outgoing->number = ++qmp->line_count;
 	qmp->is_writing = false;
 	pthread_cond_broadcast(&qmp->changed);
 	pthread_mutex_unlock(&qmp->lock);
@@ -484,11 +498,14 @@ static int take_return(const json_t *reply, const char *name, json_t **ret, stru
 			 description ? description : "(no reason given)");
 }
 
+/* ret_heard: NULL where nobody wants to know. The line then has no newline, which QEMU does not wait for: if anything of it is
+ * unread, that is the last brace, without which there is no command. */
 static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arguments, int fd, bool is_oob,
-			   json_t **ret, int64_t timeout_ms, bool *ret_sent, struct error **e)
+			   json_t **ret, int64_t timeout_ms, bool *ret_heard, struct error **e)
 {
 	cleanup_json json_t *arguments = stolen_arguments;
-	*ret_sent = false;
+	if (ret_heard)
+		*ret_heard = false;
 	assert(!loop_is_current(qmp->loop)); /* it would wait for itself */
 	int64_t deadline_us = clock_monotonic_us() + timeout_ms * 1000;
 
@@ -498,16 +515,18 @@ static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arg
 	cond_init(&command.answered);
 	cleanup_json json_t *object = command_object(is_oob ? "exec-oob" : "execute", name, command.id, arguments);
 	cleanup_free char *text = json_text(object);
-	struct outgoing outgoing = {.line = text, .length = strlen(text) + 1, .fd = fd};
-	text[outgoing.length - 1] = '\n'; /* in place of the NUL */
+	struct outgoing outgoing = {.line = text, .length = strlen(text), .fd = fd};
+	if (!ret_heard)
+		text[outgoing.length++] = '\n'; /* in place of the NUL */
 
 	int write_result = qmp_write(qmp, &outgoing, deadline_us);
-	*ret_sent = outgoing.written > 0;
 
 	pthread_mutex_lock(&qmp->lock);
 	bool in_time = true;
 	while (write_result == 0 && !command.reply && qmp->state != QMP_CLOSED && in_time)
 		in_time = cond_wait_until(&command.answered, &qmp->lock, deadline_us);
+	if (ret_heard)
+		*ret_heard = outgoing.written > 0 && !(qmp->left_unread && outgoing.number == qmp->line_count);
 	pthread_mutex_unlock(&qmp->lock);
 	qmp_dequeue(qmp, &command, write_result == 0);
 	pthread_cond_destroy(&command.answered);
@@ -526,12 +545,12 @@ static int qmp_execute_any(struct qmp *qmp, const char *name, json_t *stolen_arg
 
 /* With a reference of our own, for the owner may free the client while we wait. */
 static int qmp_execute_held(struct qmp *qmp, const char *name, json_t *arguments, int fd, bool is_oob, json_t **ret,
-			    int64_t timeout_ms, bool *ret_sent, struct error **e)
+			    int64_t timeout_ms, bool *ret_heard, struct error **e)
 {
 	pthread_mutex_lock(&qmp->lock);
 	qmp->references++;
 	pthread_mutex_unlock(&qmp->lock);
-	int result = qmp_execute_any(qmp, name, arguments, fd, is_oob, ret, timeout_ms, ret_sent, e);
+	int result = qmp_execute_any(qmp, name, arguments, fd, is_oob, ret, timeout_ms, ret_heard, e);
 	qmp_unref(qmp);
 	return result;
 }
@@ -539,28 +558,25 @@ static int qmp_execute_held(struct qmp *qmp, const char *name, json_t *arguments
 int qmp_execute(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms,
 		struct error **e)
 {
-	bool sent;
-	return qmp_execute_held(qmp, command, arguments, -1, false, ret, timeout_ms, &sent, e);
+	return qmp_execute_held(qmp, command, arguments, -1, false, ret, timeout_ms, NULL, e);
 }
 
-int qmp_execute_sent(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms, bool *ret_sent,
+int qmp_execute_heard(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms, bool *ret_heard,
 		     struct error **e)
 {
-	return qmp_execute_held(qmp, command, arguments, -1, false, ret, timeout_ms, ret_sent, e);
+	return qmp_execute_held(qmp, command, arguments, -1, false, ret, timeout_ms, ret_heard, e);
 }
 
 int qmp_execute_with_fd(struct qmp *qmp, const char *command, json_t *arguments, int fd, json_t **ret,
 			int64_t timeout_ms, struct error **e)
 {
-	bool sent;
-	return qmp_execute_held(qmp, command, arguments, fd, false, ret, timeout_ms, &sent, e);
+	return qmp_execute_held(qmp, command, arguments, fd, false, ret, timeout_ms, NULL, e);
 }
 
 int qmp_execute_oob(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms,
 		    struct error **e)
 {
-	bool sent;
-	return qmp_execute_held(qmp, command, arguments, -1, true, ret, timeout_ms, &sent, e);
+	return qmp_execute_held(qmp, command, arguments, -1, true, ret, timeout_ms, NULL, e);
 }
 
 /* ---- beginning and end ---- */

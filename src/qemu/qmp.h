@@ -38,9 +38,10 @@ void qmp_free(struct qmp *qmp);
  * QEMU's refusal is ERROR_QEMU_QMP with its description; no answer in time is ERROR_TIMEOUT (a late reply is dropped). */
 int qmp_execute(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms,
 		struct error **e) MUST_CHECK;
-/* As qmp_execute. On failure *ret_sent is false where QEMU can have got nothing of the command. */
-int qmp_execute_sent(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms, bool *ret_sent,
-		     struct error **e) MUST_CHECK;
+/* As qmp_execute. On failure *ret_heard is false where QEMU has certainly not read the command to its end: nothing could be sent, or
+ * QEMU died with a part of it unread. */
+int qmp_execute_heard(struct qmp *qmp, const char *command, json_t *arguments, json_t **ret, int64_t timeout_ms, bool *ret_heard,
+		      struct error **e) MUST_CHECK;
 /* As qmp_execute, with a descriptor passed along (for getfd, add-fd). fd stays the caller's. */
 int qmp_execute_with_fd(struct qmp *qmp, const char *command, json_t *arguments, int fd, json_t **ret, int64_t timeout_ms,
 			struct error **e) MUST_CHECK;

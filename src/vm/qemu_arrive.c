@@ -209,19 +209,19 @@ static int activate_images(struct machine *machine, struct error **e)
 	return result;
 }
 
-/* From here on `cont` may reach QEMU; only its own refusal, or that nothing could be sent to it any more, proves that the guest
- * did not run. */
+/* From here on `cont` may reach QEMU; only its own refusal, or that it has died without reading it, proves that the guest did not
+ * run. */
 static int let_run(struct machine *machine, bool *ret_ran, struct error **e)
 {
 	cleanup_error struct error *problem = NULL;
-	bool never_ran = machine_never_ran(machine), sent = false;
+	bool never_ran = machine_never_ran(machine), heard = true;
 
 	if (machine_mark_never_ran(machine, false, e) < 0)
 		return -1;
-	if (qmp_execute_sent(machine->qmp, "cont", NULL, NULL, QMP_TIMEOUT_MS, &sent, &problem) == 0)
+	if (qmp_execute_heard(machine->qmp, "cont", NULL, NULL, QMP_TIMEOUT_MS, &heard, &problem) == 0)
 		return 0;
 	*ret_ran = true;
-	if (never_ran && (!sent || problem->code == ERROR_QEMU_QMP)) {
+	if (never_ran && (!heard || problem->code == ERROR_QEMU_QMP)) {
 		*ret_ran = machine_mark_never_ran(machine, true, NULL) < 0;
 		machine_set_run(machine, MACHINE_INCOMING);
 	}

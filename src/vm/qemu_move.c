@@ -92,15 +92,26 @@ static int make_key_object(struct machine *machine, const char *key_hex, bool in
 	return 0;
 }
 
-/* A stream that was encrypted stays so, with a key of its own. QEMU knows whether it was; we may have been restarted since. */
-int qemu_move_renew_key(struct machine *machine, const struct move_options *move, bool incoming, struct error **e)
+/* We may have been restarted since it was made. At the destination the folder of the key tells, and not QEMU: its main loop may wait
+ * for a page of the stream that is to be mended. */
+static int is_encrypted(struct machine *machine, bool incoming, struct error **e)
 {
 	cleanup_json json_t *parameters = NULL;
+	cleanup_free char *folder = machine_path(machine, "move");
+	if (incoming)
+		return access(folder, F_OK) == 0;
 	if (qmp_execute(machine->qmp, "query-migrate-parameters", NULL, &parameters, QMP_TIMEOUT_MS, e) < 0)
 		return -1;
 	const char *credentials = json_string_value(json_object_get(parameters, "tls-creds"));
-	if (!credentials || !*credentials)
-		return 0;
+	return credentials && *credentials;
+}
+
+/* A stream that was encrypted stays so, with a key of its own. */
+int qemu_move_renew_key(struct machine *machine, const struct move_options *move, bool incoming, struct error **e)
+{
+	const int encrypted = is_encrypted(machine, incoming, e);
+	if (encrypted <= 0)
+		return encrypted;
 	if (!move->tls_key_hex)
 		return error_set(e, ERROR_INVALID_ARGUMENT, "the stream is encrypted, and there is no key for another");
 	machine->has_move_key = true;

@@ -40,9 +40,31 @@ static bool fail(struct fake_qmp *fake, char *why)
 	return false;
 }
 
-/* One line without its end, in fake->line; false at the end of the connection. Byte by byte: tests are short. */
+/* Where in a JSON object a reader is. */
+struct place {
+	unsigned int depth;
+	bool in_string, escaped;
+};
+
+/* Whether this byte ends the object. */
+static bool ends_object(struct place *place, char byte)
+{
+	if (place->in_string) {
+		place->in_string = place->escaped || byte != '"';
+		place->escaped = !place->escaped && byte == '\\';
+		return false;
+	}
+	place->in_string = byte == '"';
+	if (byte == '{' || byte == '[')
+		place->depth++;
+	return (byte == '}' || byte == ']') && --place->depth == 0;
+}
+
+/* One object, in fake->line, as QEMU takes it, with or without a newline behind it; false at the end of the connection. Byte by
+ * byte: tests are short. */
 static bool read_line(struct fake_qmp *fake)
 {
+	struct place place = {0};
 	fake->used = 0;
 	for (;;) {
 		if (fake->used + 1 >= fake->room)
@@ -62,11 +84,12 @@ static bool read_line(struct fake_qmp *fake)
 				close(fake->received_fd);
 			memcpy(&fake->received_fd, CMSG_DATA(header), sizeof(int));
 		}
-		if (fake->line[fake->used] == '\n') {
+		if (fake->line[fake->used] == '\n')
+			continue;
+		if (ends_object(&place, fake->line[fake->used++])) {
 			fake->line[fake->used] = '\0';
 			return true;
 		}
-		fake->used++;
 	}
 }
 
@@ -133,6 +156,14 @@ static bool expect(struct fake_qmp *fake, const char *wanted, bool with_fd)
 	return true;
 }
 
+static bool read_bytes(struct fake_qmp *fake, unsigned long count)
+{
+	for (char byte; count > 0; count--)
+		if (recv(fake->fd, &byte, 1, 0) <= 0)
+			return fail(fake, xasprintf("%lu bytes more expected, but the connection ended", count));
+	return true;
+}
+
 static bool serve(struct fake_qmp *fake)
 {
 	while (read_line(fake)) {
@@ -169,6 +200,8 @@ static bool play(struct fake_qmp *fake, const struct fake_qmp_step *step)
 		return expect(fake, step->text, false);
 	case FAKE_QMP_EXPECT_FD:
 		return expect(fake, step->text, true);
+	case FAKE_QMP_READ:
+		return read_bytes(fake, step->count);
 	case FAKE_QMP_GATE:
 		while (sem_wait(&fake->gate) < 0)
 			;
@@ -192,7 +225,7 @@ static void *play_all(void *user)
 	for (unsigned long i = 0; i < fake->count; i++)
 		if (!play(fake, &fake->steps[i]))
 			break;
-	shutdown(fake->fd, SHUT_RDWR);
+	close(fake->fd); /* as a QEMU that dies: the client is told if it has not read all */
 	return NULL;
 }
 
@@ -227,7 +260,6 @@ char *fake_qmp_end(struct fake_qmp *fake)
 {
 	pthread_join(fake->thread, NULL);
 	char *failure = fake->failure;
-	close(fake->fd);
 	if (fake->received_fd >= 0)
 		close(fake->received_fd);
 	sem_destroy(&fake->gate);

@@ -15,6 +15,8 @@ enum fake_qmp_kind {
 	FAKE_QMP_EXPECT,
 	/* As FAKE_QMP_EXPECT, with a descriptor beside it: see fake_qmp_received_fd(). */
 	FAKE_QMP_EXPECT_FD,
+	/* Read so many bytes, whatever they are. */
+	FAKE_QMP_READ,
 	/* Wait for one fake_qmp_open_gate(). */
 	FAKE_QMP_GATE,
 	/* Send so many bytes without a newline; the client may hang up meanwhile. */
