@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What needs TLS or its cryptography: other hosts' ferryd, `ferry pki` and `ferry stream`. Only ferry-remote is linked with it (see ferry.c). */
+/* What needs TLS or its cryptography: other hosts' ferryd, `ferry pki` and `ferry stream`. Only ferry-remote is linked with it
+ * (see ferry.c). */
 #ifndef FERRY_CLI_REMOTE_H
 #define FERRY_CLI_REMOTE_H
 

@@ -10,16 +10,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <pthread.h>
 #include <stdlib.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "fakes/fake_qmp.h"
-#include "net/loop.h"
-#include "vm/qemu_machine.h"
+#include "fakes/scripted_machine.h"
 
-#define PATIENCE_MS 10000
 #define MIB (UINT64_C(1) << 20)
 #define DONE(id) {FAKE_QMP_SEND, "{\"return\": {}, \"id\": $" #id "}\r\n", 0}
 /* Four processors, whose threads are none that could be held back from outside. */
@@ -32,47 +28,23 @@
 	}
 #define TOLD(id) {FAKE_QMP_EXPECT, "migrate-set-parameters", 0}, DONE(id)
 
-static struct loop *loop;
-
-static void *loop_main(void *unused)
+static void begin(struct scripted_machine *scripted, const char *accelerator, const struct fake_qmp_step *steps, size_t count)
 {
-	(void)unused;
-	if (loop_run(loop, NULL) < 0)
-		abort();
-	return NULL;
+	scripted->machine = (struct machine){.record = json_pack("{s:s}", "accelerator", accelerator), .may_throttle = true};
+	scripted_machine_begin(scripted, steps, count);
 }
 
-struct fixture {
-	struct machine machine;
-	struct fake_qmp *fake;
-	pthread_t thread;
-};
-
-static void begin(struct fixture *fixture, const char *accelerator, const struct fake_qmp_step *steps, size_t count)
+static void end(struct scripted_machine *scripted)
 {
-	int fd;
-	assert_int_equal(loop_new(&loop, NULL), 0);
-	assert_int_equal(pthread_create(&fixture->thread, NULL, loop_main, NULL), 0);
-	fixture->fake = fake_qmp_new(steps, count, &fd);
-	fixture->machine = (struct machine){.record = json_pack("{s:s}", "accelerator", accelerator), .may_throttle = true};
-	assert_int_equal(qmp_new(loop, fd, NULL, PATIENCE_MS, &fixture->machine.qmp, NULL), 0);
-}
-
-static void end(struct fixture *fixture)
-{
-	qmp_free(fixture->machine.qmp);
-	cleanup_free char *problem = fake_qmp_end(fixture->fake);
-	loop_quit(loop);
-	pthread_join(fixture->thread, NULL);
-	loop_free(loop);
-	json_decref(fixture->machine.record);
-	free(fixture->machine.processors);
-	free(fixture->machine.watches);
+	cleanup_free char *problem = scripted_machine_end(scripted);
+	json_decref(scripted->machine.record);
+	free(scripted->machine.processors);
+	free(scripted->machine.watches);
 	if (problem)
 		fail_msg("%s", problem);
 }
 
-static void throttle(struct fixture *fixture, unsigned int percent, uint64_t dirty_bytes_per_s)
+static void throttle(struct scripted_machine *fixture, unsigned int percent, uint64_t dirty_bytes_per_s)
 {
 	const struct move_limits limits = {.downtime_ms = 5, .throttle_percent = percent, .dirty_bytes_per_s = dirty_bytes_per_s};
 	assert_int_equal(qemu_move_set_limits(&fixture->machine, &limits, NULL), 0);
@@ -92,7 +64,7 @@ static void test_limited(void **state)
 		{FAKE_QMP_EXPECT, "cancel-vcpu-dirty-limit", 0}, DONE(11),
 		{FAKE_QMP_EXPECT_END, NULL, 0},
 	};
-	struct fixture fixture;
+	struct scripted_machine fixture;
 	begin(&fixture, "kvm", steps, sizeof(steps) / sizeof(steps[0]));
 	throttle(&fixture, 80, 20 * MIB);
 	assert_true(fixture.machine.dirty_limited);
@@ -119,7 +91,7 @@ static void test_refused(void **state)
 		TOLD(5),
 		{FAKE_QMP_EXPECT_END, NULL, 0},
 	};
-	struct fixture fixture;
+	struct scripted_machine fixture;
 	begin(&fixture, "kvm", steps, sizeof(steps) / sizeof(steps[0]));
 	throttle(&fixture, 80, 20 * MIB);
 	assert_false(fixture.machine.dirty_limited);
@@ -138,7 +110,7 @@ static void test_not_asked(void **state)
 		uint64_t dirty_bytes_per_s;
 	} rows[] = {{"tcg", 20 * MIB}, {"kvm", 0}};
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-		struct fixture fixture;
+		struct scripted_machine fixture;
 		begin(&fixture, rows[i].accelerator, steps, sizeof(steps) / sizeof(steps[0]));
 		throttle(&fixture, 80, rows[i].dirty_bytes_per_s);
 		assert_false(fixture.machine.dirty_limited || fixture.machine.no_dirty_limit);
@@ -156,7 +128,7 @@ static void test_left_over(void **state)
 		{FAKE_QMP_EXPECT, "query-cpus-fast", 0}, {FAKE_QMP_SEND, "{\"return\": [], \"id\": $3}\r\n", 0},
 		{FAKE_QMP_EXPECT_END, NULL, 0},
 	};
-	struct fixture fixture;
+	struct scripted_machine fixture;
 	begin(&fixture, "kvm", steps, sizeof(steps) / sizeof(steps[0]));
 	fixture.machine.may_throttle = false;
 	qemu_throttle_release(&fixture.machine);

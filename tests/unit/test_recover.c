@@ -10,57 +10,33 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/xalloc.h"
-#include "fakes/fake_qmp.h"
-#include "net/loop.h"
-#include "vm/qemu_machine.h"
+#include "fakes/scripted_machine.h"
 
-#define PATIENCE_MS 10000
 #define KEY "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define DONE(id) {FAKE_QMP_SEND, "{\"return\": {}, \"id\": $" #id "}\r\n", 0}
-
-static struct loop *loop;
-
-static void *loop_main(void *unused)
-{
-	(void)unused;
-	if (loop_run(loop, NULL) < 0)
-		abort();
-	return NULL;
-}
 
 /* Whatever the script does not have ends the connection. */
 static void listen_again(const char *folder, enum move_state state, const struct fake_qmp_step *steps, size_t count)
 {
-	int fd;
-	pthread_t thread;
 	struct driver_host host = {.uid = geteuid(), .gid = getegid()};
 	const struct move_options move = {.address = "198.18.0.2", .port = 49160, .tls_key_hex = KEY, .channels = 1};
 	cleanup_free char *path = xstrdup(folder);
-	struct machine machine = {.host = &host, .folder = path, .state = {.run = MACHINE_RUNNING, .move = state}};
-	pthread_mutex_init(&machine.lock, NULL);
-	assert_int_equal(loop_new(&loop, NULL), 0);
-	assert_int_equal(pthread_create(&thread, NULL, loop_main, NULL), 0);
-	struct fake_qmp *fake = fake_qmp_new(steps, count, &fd);
-	assert_int_equal(qmp_new(loop, fd, NULL, PATIENCE_MS, &machine.qmp, NULL), 0);
-	struct error *e = NULL;
-	int r = qemu_move_listen_again(&machine, &move, &e);
-	cleanup_free char *message = e ? xstrdup(e->message) : NULL;
-	error_free(e);
-	qmp_free(machine.qmp);
-	cleanup_free char *problem = fake_qmp_end(fake);
-	loop_quit(loop);
-	pthread_join(thread, NULL);
-	loop_free(loop);
-	pthread_mutex_destroy(&machine.lock);
+	struct scripted_machine scripted = {
+		.machine = {.host = &host, .folder = path, .state = {.run = MACHINE_RUNNING, .move = state}}};
+	cleanup_error struct error *e = NULL;
+	pthread_mutex_init(&scripted.machine.lock, NULL);
+	scripted_machine_begin(&scripted, steps, count);
+	int r = qemu_move_listen_again(&scripted.machine, &move, &e);
+	cleanup_free char *problem = scripted_machine_end(&scripted);
+	pthread_mutex_destroy(&scripted.machine.lock);
 	if (problem || r < 0)
-		fail_msg("%s; %s", problem ? problem : "by the script", message ? message : "no error");
+		fail_msg("%s; %s", problem ? problem : "by the script", e ? e->message : "no error");
 }
 
 static const struct fake_qmp_step steps[] = {
