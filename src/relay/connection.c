@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A connection of a relay; see connection.h. */
+#include "relay/connection.h"
+
+#include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/xalloc.h"
+
+struct relay_connection {
+	int fd;
+	gnutls_session_t session; /* NULL: plain text */
+};
+
+struct relay_connection *relay_connection_new(int fd, gnutls_session_t session)
+{
+	struct relay_connection *connection = xcalloc(1, sizeof(*connection));
+	connection->fd = fd;
+	connection->session = session;
+	return connection;
+}
+
+void relay_connection_free(struct relay_connection *connection)
+{
+	if (!connection)
+		return;
+	if (connection->session)
+		gnutls_deinit(connection->session);
+	close(connection->fd);
+	free(connection);
+}
+
+static int set_broken(struct error **e, const char *why)
+{
+	return error_set(e, ERROR_DATA_RELAY, "a connection between the two hosts' relays broke: %s", why);
+}
+
+int relay_connection_send(struct relay_connection *connection, const void *data, size_t size_bytes, struct error **e)
+{
+	const uint8_t *at = data;
+	while (size_bytes > 0) {
+		ssize_t n;
+		if (connection->session) {
+			n = gnutls_record_send(connection->session, at, size_bytes);
+			if (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN)
+				continue;
+			if (n < 0)
+				return set_broken(e, gnutls_strerror((int)n));
+		} else {
+			n = send(connection->fd, at, size_bytes, MSG_NOSIGNAL);
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n < 0)
+				return set_broken(e, strerror(errno));
+		}
+		at += n;
+		size_bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+int relay_connection_receive(struct relay_connection *connection, void *ret, size_t size_bytes, struct error **e)
+{
+	uint8_t *at = ret;
+	while (size_bytes > 0) {
+		ssize_t n;
+		if (connection->session) {
+			n = gnutls_record_recv(connection->session, at, size_bytes);
+			if (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN)
+				continue;
+			if (n < 0)
+				return set_broken(e, gnutls_strerror((int)n));
+		} else {
+			n = recv(connection->fd, at, size_bytes, MSG_WAITALL);
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n < 0)
+				return set_broken(e, strerror(errno));
+		}
+		if (n == 0)
+			return set_broken(e, "the other side has closed it");
+		at += n;
+		size_bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+void relay_connection_shut(struct relay_connection *connection)
+{
+	shutdown(connection->fd, SHUT_RDWR);
+}
+
+uint64_t relay_connection_wire_bytes(const struct relay_connection *connection)
+{
+	struct tcp_info info = {0};
+	socklen_t size = sizeof(info);
+	return getsockopt(connection->fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_bytes_sent : 0;
+}
