@@ -72,7 +72,7 @@ struct member {
 	struct relay_connection *connection;
 	pthread_t sender, receiver;
 	bool broken;
-	bool told_broken; /* the other side, why we broke the link */
+	bool telling, told; /* the other side, why we broke the link */
 	uint8_t *spare;	  /* what the receiver reads into */
 };
 
@@ -181,8 +181,11 @@ static int send_broken(struct member *member)
 	const size_t length = strnlen(why, WHY_MAX_BYTES);
 	frame_write(frame, &(struct frame){.kind = FRAME_BROKEN, .length = (uint32_t)length});
 	memcpy(frame + HEAD_BYTES, why, length);
-	member->told_broken = true;
-	return send_unlocked(member, frame, HEAD_BYTES + length);
+	member->telling = true;
+	int r = send_unlocked(member, frame, HEAD_BYTES + length);
+	member->told = true;
+	pthread_cond_broadcast(&member->link->changed);
+	return r;
 }
 
 static int send_taken(struct member *member)
@@ -215,7 +218,7 @@ static void *send_main(void *user)
 	while (!member->broken && !link->closing) {
 		struct out_slot *slot = link->why ? NULL : next_ready(link);
 		int r = 0;
-		if (link->why && !member->told_broken)
+		if (link->why && !member->telling)
 			r = send_broken(member);
 		else if (!link->why && link->taken_due)
 			r = send_taken(member);
@@ -423,15 +426,24 @@ static void member_free(struct member *member)
 	free(member);
 }
 
+/* That all was taken, or why the link is broken: the other side may wait for no more than that. The mutex is held. */
+static bool owes_a_word(const struct relay_link *link)
+{
+	if (!link->why)
+		return link->taken_due && link->in_ended && link->whole_members > 0;
+	for (const struct member *member = link->members; member; member = member->next)
+		if (!member->broken && !member->told)
+			return true;
+	return false;
+}
+
 void relay_link_free(struct relay_link *link)
 {
 	if (!link)
 		return;
 	pthread_mutex_lock(&link->mutex);
-	/* The other side may wait for no more than this word. */
 	const int64_t until_us = clock_monotonic_us() + LAST_WORD_US;
-	while (link->taken_due && link->in_ended && link->whole_members > 0 && !link->why &&
-	       cond_wait_until(&link->changed, &link->mutex, until_us))
+	while (owes_a_word(link) && cond_wait_until(&link->changed, &link->mutex, until_us))
 		;
 	link->closing = true;
 	for (struct member *member = link->members; member; member = member->next)
@@ -488,17 +500,25 @@ static int fail_if_broken(struct relay_link *link, struct error **e)
 	return -1;
 }
 
-int relay_link_reserve(struct relay_link *link, uint8_t **ret, struct error **e)
+/* The mutex is held. */
+static int reserve(struct relay_link *link, struct error **e)
 {
-	LOCK_SCOPE(&link->mutex);
-	assert(!link->out_reserved && !link->out_ended);
-	struct out_slot *slot = &link->out[link->out_next % link->options.out_blocks];
+	const struct out_slot *slot = &link->out[link->out_next % link->options.out_blocks];
 	while (!link->why && (slot->state != FREE || slot->senders > 0))
 		pthread_cond_wait(&link->changed, &link->mutex);
 	if (fail_if_broken(link, e) < 0)
 		return -1;
 	link->out_reserved = true;
-	*ret = slot->buffer + HEAD_BYTES;
+	return 0;
+}
+
+int relay_link_reserve(struct relay_link *link, uint8_t **ret, struct error **e)
+{
+	LOCK_SCOPE(&link->mutex);
+	assert(!link->out_reserved && !link->out_ended);
+	if (reserve(link, e) < 0)
+		return -1;
+	*ret = link->out[link->out_next % link->options.out_blocks].buffer + HEAD_BYTES;
 	return 0;
 }
 
@@ -524,10 +544,10 @@ void relay_link_commit(struct relay_link *link, size_t size_bytes)
 int relay_link_end(struct relay_link *link, int64_t timeout_ms, struct error **e)
 {
 	const int64_t until_us = clock_monotonic_us() + timeout_ms * 1000;
-	uint8_t *unused;
-	if (relay_link_reserve(link, &unused, e) < 0)
-		return -1;
 	LOCK_SCOPE(&link->mutex);
+	assert(!link->out_ended);
+	if (!link->out_reserved && reserve(link, e) < 0)
+		return -1;
 	commit(link, 0, FRAME_END);
 	link->out_ended = true;
 	while (!link->why && link->out_taken < link->out_next)

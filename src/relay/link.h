@@ -45,7 +45,7 @@ size_t relay_link_connections(struct relay_link *link);
 int relay_link_reserve(struct relay_link *link, uint8_t **ret, struct error **e) MUST_CHECK;
 /* The block is so long, more than 0, and goes. */
 void relay_link_commit(struct relay_link *link, size_t size_bytes);
-/* Nothing follows; waits until the other side has taken all, at most timeout_ms. */
+/* Nothing follows, and room that is reserved is not wanted; waits until the other side has taken all, at most timeout_ms. */
 int relay_link_end(struct relay_link *link, int64_t timeout_ms, struct error **e) MUST_CHECK;
 
 /* Break it: waits end, and the other side is told why if it can be. */

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One end of a relay: QEMU's socket on the one side, the link to the other host on the other. What QEMU writes comes out of the other
+ * end's socket, both ways; an end of one way is an end there; and when anything breaks both QEMUs see their sockets shut at once,
+ * since QEMU has no time-outs of its own. Any thread.
+ */
+#ifndef FERRY_RELAY_PIPE_H
+#define FERRY_RELAY_PIPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "relay/connection.h"
+
+struct relay_pipe;
+
+/* Takes over QEMU's socket. `source`: memory goes out here, and comes in at the other end. patience_ms: how long there may be no
+ * connection to the other host. */
+struct relay_pipe *relay_pipe_new(int qemu_fd, bool source, int64_t patience_ms);
+/* Breaks what is not over yet. */
+void relay_pipe_free(struct relay_pipe *pipe);
+
+/* One connection more to the other end; takes it over. */
+void relay_pipe_add(struct relay_pipe *pipe, struct relay_connection *connection);
+/* How many are whole. */
+size_t relay_pipe_connections(struct relay_pipe *pipe);
+
+/* Wait until both ways have ended: 0. Fails when it broke, or with ERROR_TIMEOUT. */
+int relay_pipe_wait(struct relay_pipe *pipe, int64_t timeout_ms, struct error **e) MUST_CHECK;
+/* Both QEMUs see the end of their sockets; the other end is told why. */
+void relay_pipe_break(struct relay_pipe *pipe, const struct error *why);
+
+uint64_t relay_pipe_wire_bytes(struct relay_pipe *pipe);
+
+#endif
