@@ -14,14 +14,20 @@
 
 struct relay_connection {
 	int fd;
-	gnutls_session_t session; /* NULL: plain text */
+	struct tls_channel *channel; /* NULL: plain text */
 };
 
-struct relay_connection *relay_connection_new(int fd, gnutls_session_t session)
+struct relay_connection *relay_connection_new_plain(int fd)
 {
 	struct relay_connection *connection = xcalloc(1, sizeof(*connection));
 	connection->fd = fd;
-	connection->session = session;
+	return connection;
+}
+
+struct relay_connection *relay_connection_new_tls(struct tls_channel *channel)
+{
+	struct relay_connection *connection = relay_connection_new_plain(tls_channel_fd(channel));
+	connection->channel = channel;
 	return connection;
 }
 
@@ -29,9 +35,10 @@ void relay_connection_free(struct relay_connection *connection)
 {
 	if (!connection)
 		return;
-	if (connection->session)
-		gnutls_deinit(connection->session);
-	close(connection->fd);
+	if (connection->channel)
+		tls_channel_free(connection->channel);
+	else
+		close(connection->fd);
 	free(connection);
 }
 
@@ -44,20 +51,12 @@ int relay_connection_send(struct relay_connection *connection, const void *data,
 {
 	const uint8_t *at = data;
 	while (size_bytes > 0) {
-		ssize_t n;
-		if (connection->session) {
-			n = gnutls_record_send(connection->session, at, size_bytes);
-			if (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN)
-				continue;
-			if (n < 0)
-				return set_broken(e, gnutls_strerror((int)n));
-		} else {
-			n = send(connection->fd, at, size_bytes, MSG_NOSIGNAL);
-			if (n < 0 && errno == EINTR)
-				continue;
-			if (n < 0)
-				return set_broken(e, strerror(errno));
-		}
+		ssize_t n = connection->channel ? tls_channel_send(connection->channel, at, size_bytes, e)
+						: send(connection->fd, at, size_bytes, MSG_NOSIGNAL);
+		if (n < 0 && !connection->channel && errno == EINTR)
+			continue;
+		if (n < 0)
+			return connection->channel ? -1 : set_broken(e, strerror(errno));
 		at += n;
 		size_bytes -= (size_t)n;
 	}
@@ -68,20 +67,12 @@ int relay_connection_receive(struct relay_connection *connection, void *ret, siz
 {
 	uint8_t *at = ret;
 	while (size_bytes > 0) {
-		ssize_t n;
-		if (connection->session) {
-			n = gnutls_record_recv(connection->session, at, size_bytes);
-			if (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN)
-				continue;
-			if (n < 0)
-				return set_broken(e, gnutls_strerror((int)n));
-		} else {
-			n = recv(connection->fd, at, size_bytes, MSG_WAITALL);
-			if (n < 0 && errno == EINTR)
-				continue;
-			if (n < 0)
-				return set_broken(e, strerror(errno));
-		}
+		ssize_t n = connection->channel ? tls_channel_receive(connection->channel, at, size_bytes, e)
+						: recv(connection->fd, at, size_bytes, MSG_WAITALL);
+		if (n < 0 && !connection->channel && errno == EINTR)
+			continue;
+		if (n < 0)
+			return connection->channel ? -1 : set_broken(e, strerror(errno));
 		if (n == 0)
 			return set_broken(e, "the other side has closed it");
 		at += n;

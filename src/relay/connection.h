@@ -6,16 +6,17 @@
 #ifndef FERRY_RELAY_CONNECTION_H
 #define FERRY_RELAY_CONNECTION_H
 
-#include <gnutls/gnutls.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/error.h"
+#include "net/tls_channel.h"
 
 struct relay_connection;
 
-/* Takes over a connected descriptor, and a session (NULL: none) on it whose handshake is over. */
-struct relay_connection *relay_connection_new(int fd, gnutls_session_t session);
+/* Takes over a connected descriptor, or a channel. */
+struct relay_connection *relay_connection_new_plain(int fd);
+struct relay_connection *relay_connection_new_tls(struct tls_channel *channel);
 /* No thread may be in one of the calls below. */
 void relay_connection_free(struct relay_connection *connection);
 

@@ -86,7 +86,7 @@ struct relay_link {
 	int64_t alone_us; /* since when there is no connection */
 	bool closing;	  /* relay_link_free() */
 	struct error *why; /* broken */
-	bool broken_told;  /* to the user */
+	bool telling;	   /* the user of it, just now */
 
 	struct out_slot *out;
 	uint64_t out_next;  /* the next to be committed */
@@ -124,6 +124,8 @@ static struct frame frame_read(const uint8_t head[HEAD_BYTES])
 
 /* ---- breaking; the mutex is held ---- */
 
+/* The user is told at once, by whoever noticed: the thread that takes may wait for a QEMU that reads no more, until the user has shut
+ * its socket. The mutex is given back meanwhile. */
 static void break_link(struct relay_link *link, struct error *why)
 {
 	if (link->why || link->closing) {
@@ -131,6 +133,14 @@ static void break_link(struct relay_link *link, struct error *why)
 		return;
 	}
 	link->why = why;
+	pthread_cond_broadcast(&link->changed);
+	struct error *copy = error_copy(why);
+	link->telling = true;
+	pthread_mutex_unlock(&link->mutex);
+	link->options.broken(link->options.user, copy);
+	error_free(copy);
+	pthread_mutex_lock(&link->mutex);
+	link->telling = false;
 	pthread_cond_broadcast(&link->changed);
 }
 
@@ -331,20 +341,6 @@ static void *receive_main(void *user)
 
 /* ---- taking out; and the watch over the connections ---- */
 
-/* The mutex is held, and given back while the user is called. */
-static void tell_broken(struct relay_link *link)
-{
-	if (!link->why || link->broken_told || link->closing)
-		return;
-	link->broken_told = true;
-	struct error *why = error_copy(link->why);
-	pthread_mutex_unlock(&link->mutex);
-	if (link->options.broken)
-		link->options.broken(link->options.user, why);
-	error_free(why);
-	pthread_mutex_lock(&link->mutex);
-}
-
 static void take_next(struct relay_link *link, struct in_slot *slot)
 {
 	struct error *why = NULL;
@@ -378,9 +374,7 @@ static void *take_main(void *user)
 		if (!link->why && slot->full && !link->in_ended) {
 			take_next(link, slot);
 		} else if (link->why || link->whole_members > 0 || is_over(link)) {
-			tell_broken(link);
-			if (!link->closing)
-				pthread_cond_wait(&link->changed, &link->mutex);
+			pthread_cond_wait(&link->changed, &link->mutex);
 		} else if (!cond_wait_until(&link->changed, &link->mutex, until_us) && link->whole_members == 0) {
 			struct error *why = NULL;
 			error_set(&why, ERROR_DATA_RELAY, "there was no connection between the two hosts' relays for %" PRId64 " ms",
@@ -443,6 +437,8 @@ void relay_link_free(struct relay_link *link)
 		return;
 	pthread_mutex_lock(&link->mutex);
 	const int64_t until_us = clock_monotonic_us() + LAST_WORD_US;
+	while (link->telling)
+		pthread_cond_wait(&link->changed, &link->mutex);
 	while (owes_a_word(link) && cond_wait_until(&link->changed, &link->mutex, until_us))
 		;
 	link->closing = true;

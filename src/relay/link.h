@@ -26,7 +26,8 @@ struct relay_link_options {
 	/* The next block, in order, on a thread of the link's own; `data` is NULL and size 0 when the other side has ended its
 	 * stream. A failure breaks the link, and the other side is told its message. */
 	int (*take)(void *user, const uint8_t *data, size_t size_bytes, struct error **e);
-	/* Once, on any thread: the link is broken. Not after relay_link_free() has begun. */
+	/* Once, on any thread, also one that is in relay_link_break(): the link is broken. A take() that waits must end then. Not
+	 * after relay_link_free() has returned. */
 	void (*broken)(void *user, const struct error *why);
 	void *user;
 };

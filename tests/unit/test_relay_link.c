@@ -111,7 +111,7 @@ static void connect_sides(struct side sides[2])
 		if (sides[i].last_fd > 0)
 			close(sides[i].last_fd);
 		sides[i].last_fd = dup(fds[i]);
-		relay_link_add(sides[i].link, relay_connection_new(fds[i], NULL));
+		relay_link_add(sides[i].link, relay_connection_new_plain(fds[i]));
 	}
 }
 
@@ -319,7 +319,7 @@ static void assert_refused(uint32_t length, uint8_t kind, uint64_t number, const
 	memcpy(head + 8, &number_be, sizeof(number_be));
 	begin(sides, LONG_MS);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-	relay_link_add(sides[1].link, relay_connection_new(fds[1], NULL));
+	relay_link_add(sides[1].link, relay_connection_new_plain(fds[1]));
 	assert_int_equal(send(fds[0], head, sizeof(head), MSG_NOSIGNAL), sizeof(head));
 	if (length == 1)
 		assert_int_equal(send(fds[0], "x", 1, MSG_NOSIGNAL), 1);
