@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -317,4 +318,11 @@ int socket_networks_check(const char *networks, struct error **e)
 					 "'%s' is no network; write it as 198.18.0.0/24 or fd00::/8", item);
 	}
 	return 0;
+}
+
+void socket_set_timeout(int fd, int64_t timeout_ms)
+{
+	const struct timeval value = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &value, sizeof(value));
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &value, sizeof(value));
 }

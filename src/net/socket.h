@@ -16,6 +16,8 @@ int socket_connect_unix(const char *path, int *ret_fd, struct error **e) MUST_CH
 int socket_listen_tcp(const char *address, uint16_t port, int *ret_fd, struct error **e) MUST_CHECK;
 /* Connect within timeout_ms; errors say whether it was refused or timed out. */
 int socket_connect_tcp(const char *address, uint16_t port, int64_t timeout_ms, int *ret_fd, struct error **e) MUST_CHECK;
+/* How long a blocking send or receive may take, each; 0: for ever. */
+void socket_set_timeout(int fd, int64_t timeout_ms);
 #define SOCKET_ADDRESS_SIZE 46
 /* A peer's address as people write it; an IPv4 one that came by an IPv6 socket as IPv4. "" for what is no IP address. */
 struct sockaddr;

@@ -5,11 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/xalloc.h"
+#include "net/socket.h"
 
 struct tls_channel {
 	int fd;
@@ -45,23 +45,15 @@ static struct tls_channel *channel_new(int fd, unsigned int flags)
 	return channel;
 }
 
-/* The socket's own time-outs, as GnuTLS bounds each of its waits only. */
-static void set_timeout(int fd, int64_t timeout_ms)
-{
-	const struct timeval value = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
-	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &value, sizeof(value));
-	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &value, sizeof(value));
-}
-
 static int shake_hands(struct tls_channel *channel, int64_t timeout_ms, struct error **e)
 {
 	int rc;
-	set_timeout(channel->fd, timeout_ms);
+	socket_set_timeout(channel->fd, timeout_ms);
 	gnutls_handshake_set_timeout(channel->session, (unsigned int)timeout_ms);
 	do
 		rc = gnutls_handshake(channel->session);
 	while (rc == GNUTLS_E_INTERRUPTED);
-	set_timeout(channel->fd, 0);
+	socket_set_timeout(channel->fd, 0);
 	if (rc == GNUTLS_E_TIMEDOUT || rc == GNUTLS_E_AGAIN)
 		return error_set(e, ERROR_TIMEOUT, "the TLS handshake took longer than %lld ms", (long long)timeout_ms);
 	if (rc == GNUTLS_E_FATAL_ALERT_RECEIVED)
@@ -139,6 +131,8 @@ int tls_channel_accept(int fd, struct tls_server *server, int64_t timeout_ms, st
 
 static int set_broken(ssize_t rc, struct error **e)
 {
+	if (rc == GNUTLS_E_AGAIN) /* the socket is a blocking one, so its own time-out has passed (socket_set_timeout()) */
+		return error_set(e, ERROR_TIMEOUT, "the other side says nothing");
 	return error_set(e, ERROR_TLS, "the TLS connection broke: %s", gnutls_strerror((int)rc));
 }
 
@@ -147,7 +141,7 @@ ssize_t tls_channel_send(struct tls_channel *channel, const void *data, size_t s
 	ssize_t n;
 	do
 		n = gnutls_record_send(channel->session, data, size_bytes);
-	while (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN);
+	while (n == GNUTLS_E_INTERRUPTED);
 	return n < 0 ? set_broken(n, e) : n;
 }
 
@@ -156,7 +150,7 @@ ssize_t tls_channel_receive(struct tls_channel *channel, void *ret, size_t size_
 	ssize_t n;
 	do
 		n = gnutls_record_recv(channel->session, ret, size_bytes);
-	while (n == GNUTLS_E_INTERRUPTED || n == GNUTLS_E_AGAIN);
+	while (n == GNUTLS_E_INTERRUPTED);
 	return n < 0 ? set_broken(n, e) : n;
 }
 

@@ -86,6 +86,11 @@ void relay_connection_shut(struct relay_connection *connection)
 	shutdown(connection->fd, SHUT_RDWR);
 }
 
+int relay_connection_fd(const struct relay_connection *connection)
+{
+	return connection->fd;
+}
+
 uint64_t relay_connection_wire_bytes(const struct relay_connection *connection)
 {
 	struct tcp_info info = {0};

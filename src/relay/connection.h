@@ -25,6 +25,8 @@ int relay_connection_send(struct relay_connection *connection, const void *data,
 /* Exactly so many bytes. The same error, also when the other side has closed it. */
 int relay_connection_receive(struct relay_connection *connection, void *ret, size_t size_bytes, struct error **e) MUST_CHECK;
 void relay_connection_shut(struct relay_connection *connection);
+/* For options of the socket. */
+int relay_connection_fd(const struct relay_connection *connection);
 
 /* What went over it, as the kernel counts it, acknowledged or not, retransmissions included; 0 where it cannot be told. */
 uint64_t relay_connection_wire_bytes(const struct relay_connection *connection);
