@@ -31,7 +31,7 @@
 
 const struct verb_option migrate_options[] = {
 	MOVE_OPTIONS,
-	{"transport", "auto|native", "how memory travels (auto)"},
+	{"transport", "auto|native|relay", "how memory travels (auto)"},
 	{"dry-run", NULL, "make all checks, tell every failure, move nothing"},
 	{"paused", NULL, "leave the VM paused at the destination"},
 	{"keep-source-definition", NULL, "leave a definition behind, marked as moved"},
@@ -125,8 +125,8 @@ int migrate_request(const struct cli *cli, json_t *body, struct error **e)
 	if (cli_flag(cli, "keep-source-definition"))
 		json_object_set_new(body, "keep_source_definition", json_true());
 	if ((value = cli_option(cli, "transport"))) {
-		if (strcmp(value, "auto") != 0 && strcmp(value, "native") != 0)
-			return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is not a transport; there are auto and native", value);
+		if (strcmp(value, "auto") != 0 && strcmp(value, "native") != 0 && strcmp(value, "relay") != 0)
+			return error_set(e, ERROR_INVALID_ARGUMENT, "'%s' is not a transport; there are auto, native and relay", value);
 		json_object_set_new(body, "transport", json_string(value));
 	}
 	if (migrate_promise(cli, body, e) < 0)

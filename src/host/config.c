@@ -198,6 +198,7 @@ static int config_settle(struct config *config, struct error **e)
 		config->data_address = xstrdup(config->control_address);
 	}
 	config->control_port_number = (uint16_t)strtoul(config->control_port, NULL, 10);
+	config->data_port_number = (uint16_t)strtoul(config->data_port, NULL, 10);
 	(void)parse_ports(config->native_ports, &config->data_port_min, &config->data_port_max);
 	config->times = (struct migration_times){
 		.finish_timeout_ms = seconds_to_ms(config->finish_timeout_s),

@@ -20,7 +20,7 @@ struct config {
 #include "host/config.tbl"
 #undef CONFIG_KEY
 	/* What it comes to. */
-	uint16_t control_port_number, data_port_min, data_port_max;
+	uint16_t control_port_number, data_port_number, data_port_min, data_port_max;
 	struct migration_times times;
 	int64_t stream_timeout_ms;
 	int64_t sampling_ms; /* whether or not it is wanted */

@@ -115,6 +115,10 @@ static int start_server(struct ferryd *ferryd, struct error **e)
 		.user = &ferryd->api,
 	};
 	ferryd->api.host = &ferryd->host;
+	ferryd->host.files = &ferryd->files;
+	if (ferryd->have_files && relay_gate_new(*ferryd->config.data_address ? ferryd->config.data_address : NULL,
+						 ferryd->config.data_port_number, &ferryd->files, &ferryd->host.gate, e) < 0)
+		return error_wrap(e, "the relay");
 	return http_server_start(&options, &ferryd->server, e);
 }
 
@@ -189,6 +193,7 @@ static void stop(struct ferryd *ferryd)
 		migration_host_stop_workers(host);
 		destination_stop(host);
 	}
+	relay_gate_free(host->gate);
 	migration_list_free(host->migrations);
 	inventory_free(host->inventory);
 	peers_free(host->peers);

@@ -11,6 +11,7 @@
 #include "migration/data_port.h"
 #include "migration/host.h"
 #include "migration/offer.h"
+#include "relay/pipe.h"
 
 /* Guarded by migration->work. */
 struct destination_arrival {
@@ -20,6 +21,9 @@ struct destination_arrival {
 	bool checks_failed;	   /* nor can this one */
 	struct checks_file files[DEFINITION_DISKS_MAX];
 	struct offer offer;
+	struct relay_gate *gate;	   /* of the ticket */
+	char ticket[RANDOM_ID_SIZE];	   /* with which the source's relay comes; "": it does not */
+	struct relay_pipe *pipe;	   /* from it to QEMU */
 	bool new_here;                     /* the VM was unknown before: a refusal forgets it again */
 	struct definition *old_definition; /* what was kept of an earlier stay here; a refusal brings it back */
 	char *old_owner;		   /* and what was known of the owner: NULL when a restart has lost it */

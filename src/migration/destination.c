@@ -24,8 +24,10 @@
  */
 #include "migration/destination.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/cleanup.h"
 #include "base/fault.h"
@@ -186,7 +188,9 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 	arrival->checks_failed = json_array_size(failures) > 0;
 	checks_disk_files(offer.definition, arrival->files);
 	arrival->timer = loop_add_timer(host->loop, host->times.check_lifetime_ms + 1, 0, drop_stale, host);
-	if (data_port_reserve(host, &arrival->port, &no_port) < 0) {
+	if (offer.relay && !host->gate)
+		error_set(&no_port, ERROR_DATA_RELAY, "'%s' has no certificate, so that no relay can come to it", host->name);
+	if (no_port || data_port_reserve(host, &arrival->port, &no_port) < 0) {
 		checks_add_error(failures, "destination", no_port);
 		arrival_free(arrival);
 	} else {
@@ -194,6 +198,12 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 				    json_pack("{ss si ss sb}", "address", host->data_address, "port",
 					      (int)arrival->port.port, "token", arrival->port.token, "trusted",
 					      (int)socket_address_in_networks(host->data_address, host->trusted)));
+		if (offer.relay) {
+			arrival->gate = host->gate;
+			random_id(arrival->ticket);
+			json_object_set_new(answer, "relay",
+					    json_pack("{si ss}", "port", (int)relay_gate_port(host->gate), "ticket", arrival->ticket));
+		}
 		migration = migration_new(host->migrations, offer.migration_id, MIGRATION_DESTINATION,
 					  offer.definition->name, offer.definition->uuid, offer.source, host->name,
 					  offer.epoch);
@@ -208,6 +218,24 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 }
 
 /* ---- prepare ---- */
+
+static void add_relay_connection(void *user, struct relay_connection *connection)
+{
+	relay_pipe_add(user, connection);
+}
+
+/* The end of the relay here, and the socket for QEMU, which is the caller's. */
+static int open_relay(struct migration_host *host, struct migration *migration, int *ret_fd, struct error **e)
+{
+	struct destination_arrival *arrival = migration->arrival;
+	int fds[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
+	arrival->pipe = relay_pipe_new(fds[1], false, host->times.prepare_timeout_ms);
+	relay_gate_expect(host->gate, arrival->ticket, migration->source, add_relay_connection, arrival->pipe);
+	*ret_fd = fds[0];
+	return 0;
+}
 
 /* Make the VM known here, owned by the source, and start its machine. On failure the caller refuses. */
 static int start_arrival(struct migration_host *host, struct migration *migration, struct error **e)
@@ -248,7 +276,11 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 	};
 	struct machine_observer observer = vm_observer(host->inventory, vm);
 	struct machine *machine = NULL;
+	cleanup_close int stream_fd = -1;
 	data_port_release(&arrival->port); /* the machine listens there now */
+	if (*arrival->ticket && open_relay(host, migration, &stream_fd, e) < 0)
+		return -1;
+	move.stream_fd = stream_fd > 0 ? stream_fd : 0;
 	if (inventory_driver(host->inventory)
 		    ->start_incoming(inventory_driver_host(host->inventory), vm->definition, &move, &observer, &machine,
 				     e) < 0)
@@ -256,7 +288,8 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 	vm_set_machine(host->inventory, vm, machine);
 	FAULT(FAULT_INCOMING_STARTED);
 	migration_lock(migration);
-	migration->encrypted = offer->tls_key_hex != NULL;
+	migration->relayed = offer->relay;
+	migration->encrypted = offer->tls_key_hex != NULL || offer->relay;
 	migration_unlock_changed(migration);
 	migration_set_status(migration, MIGRATION_COPYING);
 	arrival_watch(host, migration);

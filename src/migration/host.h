@@ -14,6 +14,7 @@
 #include "migration/peers.h"
 #include "migration/rates.h"
 #include "net/loop.h"
+#include "relay/gate.h"
 #include "vm/inventory.h"
 
 /* Time limits, from the configuration. */
@@ -35,6 +36,8 @@ struct migration_host {
 	struct rates *rates; /* NULL: nothing is known, and nothing is remembered */
 	const char *data_address;  /* where this host's QEMUs listen for migrations; "": on all addresses */
 	uint16_t data_port_min, data_port_max;
+	struct relay_gate *gate;   /* where memory comes by the relay; NULL: this host has no certificate */
+	const struct tls_files *files;
 	const char *trusted;	   /* networks on which plain text is allowed; "" none */
 	bool refuse_extra_args;	   /* of VMs that come from other hosts */
 	struct migration_times times;

@@ -123,6 +123,7 @@ struct migration {
 	struct migration_wait wait;
 	struct migration_resolution resolution;
 	bool cleanup_pending;
+	bool relayed;
 	bool encrypted;
 	struct migration_phase phases[MIGRATION_PHASES_MAX];
 	size_t phase_count;

@@ -141,7 +141,7 @@ json_t *migration_view(struct migration *migration)
 		(json_int_t)migration->change, "role", migration->role == MIGRATION_SOURCE ? "source" : "destination", "vm",
 		migration->vm_name, "vm_uuid", migration->vm_uuid, "source", migration->source, "destination",
 		migration->destination, "status", migration_status_name(migration->status), "owner", migration->owner, "epoch",
-		(json_int_t)migration->epoch, "transport", "native", "encrypted", (int)migration->encrypted, "started_at_ms",
+		(json_int_t)migration->epoch, "transport", migration->relayed ? "relay" : "native", "encrypted", (int)migration->encrypted, "started_at_ms",
 		(json_int_t)migration->began_wall_ms, "ended", (int)ended, "wire_bytes", (json_int_t)migration->wire_bytes,
 		"ram_bytes", (json_int_t)migration->ram_bytes, "iterations", (int)migration->iterations, "setup_ms",
 		(json_int_t)migration->setup_ms, "cleanup_pending", (int)migration->cleanup_pending);

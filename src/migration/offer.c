@@ -81,7 +81,7 @@ int offer_parse(const json_t *json, struct offer *ret, struct error **e)
 	    json_get_object(json, "definition", &definition, e) < 0 || json_get_object(json, "description", &description, e) < 0 ||
 	    json_get_array(json, "proofs", &proofs, e) < 0 || json_get_bool(json, "paused", &offer.paused, e) < 0 ||
 	    json_get_integer(json, "channels", 1, 64, &channels, e) < 0 ||
-	    json_get_bool_opt(json, "postcopy", &offer.postcopy, e) < 0 ||
+	    json_get_bool_opt(json, "postcopy", &offer.postcopy, e) < 0 || json_get_bool_opt(json, "relay", &offer.relay, e) < 0 ||
 	    json_get_string_opt(json, "tls_key_hex", &tls_key_hex, e) < 0 ||
 	    offer_copy_id(id, "migration", offer.migration_id, e) < 0 ||
 	    offer_copy_id(source_journal, "journal", offer.source_journal, e) < 0 || offer_check_proofs(proofs, e) < 0)
@@ -105,9 +105,10 @@ int offer_parse(const json_t *json, struct offer *ret, struct error **e)
 
 json_t *offer_to_json(const struct offer *offer)
 {
-	json_t *json = json_pack("{si ss ss ss sI sb sI sb}", "protocol", MIGRATION_PROTOCOL, "migration", offer->migration_id, "source",
+	json_t *json = json_pack("{si ss ss ss sI sb sI sb sb}", "protocol", MIGRATION_PROTOCOL, "migration", offer->migration_id, "source",
 				 offer->source, "journal", offer->source_journal, "epoch", (json_int_t)offer->epoch, "paused",
-				 (int)offer->paused, "channels", (json_int_t)offer->channels, "postcopy", (int)offer->postcopy);
+				 (int)offer->paused, "channels", (json_int_t)offer->channels, "postcopy", (int)offer->postcopy,
+				 "relay", (int)offer->relay);
 	json_object_set_new(json, "definition", definition_to_json(offer->definition));
 	json_object_set(json, "description", offer->description);
 	json_object_set(json, "proofs", offer->proofs);

@@ -24,6 +24,7 @@ struct offer {
 	bool paused;
 	unsigned int channels;
 	bool postcopy; /* it may come to post-copy */
+	bool relay;    /* memory comes by the relay; channels are QEMU's own, 1 then */
 	char *tls_key_hex; /* in prepare, when the copy is encrypted; NULL otherwise */
 };
 

@@ -32,7 +32,7 @@ struct migration_request {
 	bool dry_run;
 	bool paused;		       /* leave it paused at the destination */
 	bool keep_source_definition;
-	char *transport;	       /* "auto" or "native" */
+	char *transport;	       /* "auto", "relay" or "native" */
 	unsigned int channels;	       /* 1 or more */
 	struct migration_promise promise;
 	const struct converge_policy *policy;

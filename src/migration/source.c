@@ -19,8 +19,10 @@
  */
 #include "migration/source.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/cleanup.h"
 #include "base/json.h"
@@ -49,7 +51,8 @@ static int source_prepare(struct source *s, struct error **e)
 	if (*s->tls_key_hex)
 		s->offer.tls_key_hex = xstrdup(s->tls_key_hex);
 	migration_lock(s->migration);
-	s->migration->encrypted = *s->tls_key_hex != '\0';
+	s->migration->relayed = s->offer.relay;
+	s->migration->encrypted = *s->tls_key_hex != '\0' || s->offer.relay;
 	migration_unlock_changed(s->migration);
 	cleanup_json json_t *body = offer_to_json(&s->offer);
 	s->destination_prepared = true; /* from here on it may have started something, even if no answer comes */
@@ -71,6 +74,26 @@ static int source_prepare(struct source *s, struct error **e)
 	return source_stop_requested(s, e);
 }
 
+/* ---- the relay ---- */
+
+/* The end of the relay here, connected, and the socket for QEMU, which is the caller's. */
+static int source_open_relay(struct source *s, int *ret_fd, struct error **e)
+{
+	int fds[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
+	s->pipe = relay_pipe_new(fds[1], true, s->host->times.prepare_timeout_ms);
+	*ret_fd = fds[0];
+	for (unsigned int i = 0; i < s->migration->request.channels; i++) {
+		struct relay_connection *connection = NULL;
+		if (relay_gate_connect(s->migration->destination, s->data_address, s->relay_port, s->host->files, s->relay_ticket,
+				       s->host->times.check_timeout_ms, &connection, e) < 0)
+			return -1;
+		relay_pipe_add(s->pipe, connection);
+	}
+	return 0;
+}
+
 /* ---- the worker ---- */
 
 static void source_done(struct source *s, bool peer_broken)
@@ -78,6 +101,7 @@ static void source_done(struct source *s, bool peer_broken)
 	peers_give_back(s->host->peers, s->migration->destination, s->peer, peer_broken);
 	offer_done(&s->offer);
 	json_decref(s->description);
+	relay_pipe_free(s->pipe);
 	explicit_bzero(s->tls_key_hex, sizeof(s->tls_key_hex));
 }
 
@@ -108,7 +132,14 @@ static int source_move(struct source *s, struct error **e)
 
 	migration_set_status(migration, MIGRATION_COPYING);
 	struct move_options move;
+	cleanup_close int stream_fd = -1;
 	source_fill_move(s, &move);
+	if (*s->relay_ticket) {
+		if (source_open_relay(s, &stream_fd, e) < 0)
+			return -1;
+		move.stream_fd = stream_fd;
+		move.channels = 1;
+	}
 	if (copy_run(s->host, migration, s->machine, &move, &s->forecast, &s->copied, e) < 0)
 		return -1;
 	return source_pass_point_of_no_return(s, e);

@@ -94,7 +94,8 @@ static int source_describe(struct source *s, json_t *failures, struct error **e)
 	s->offer.description = json_incref(s->description);
 	migration->guest_paused = state.run == MACHINE_PAUSED;
 	s->offer.paused = migration->request.paused || migration->guest_paused;
-	s->offer.channels = migration->request.channels;
+	s->offer.relay = strcmp(migration->request.transport, "relay") == 0;
+	s->offer.channels = s->offer.relay ? 1 : migration->request.channels;
 	s->offer.postcopy = source_may_postcopy(s);
 	return definition_map(s->driver->definition(s->machine), (const char *const *)migration->request.maps,
 			      migration->request.map_count, &s->offer.definition, e);
@@ -208,6 +209,19 @@ static int source_read_check_answer(struct source *s, const json_t *answer, json
 		return error_set(e, ERROR_PEER_PROTOCOL, "it names neither a port nor a reason");
 	if (source_read_data_port(s, data, &trusted, e) < 0)
 		return -1;
+	if (s->offer.relay) {
+		json_t *relay = NULL;
+		const char *ticket = NULL;
+		int64_t port = 0;
+		if (json_get_object(answer, "relay", &relay, e) < 0 || json_get_integer(relay, "port", 1, 65535, &port, e) < 0 ||
+		    json_get_string(relay, "ticket", &ticket, e) < 0)
+			return -1;
+		if (!offer_id_valid(ticket))
+			return error_set(e, ERROR_PEER_PROTOCOL, "relay.ticket is not an id");
+		s->relay_port = (uint16_t)port;
+		snprintf(s->relay_ticket, sizeof(s->relay_ticket), "%s", ticket);
+		return 0; /* it is connected to when there is something to send */
+	}
 	/* Plain text only where both sides' configuration calls the network trusted. */
 	if (!trusted || !socket_address_in_networks(s->data_address, s->host->trusted))
 		offer_make_key(s->tls_key_hex);

@@ -10,6 +10,7 @@
 #include "migration/copy.h"
 #include "migration/host.h"
 #include "migration/offer.h"
+#include "relay/pipe.h"
 
 /* What one worker has in its hands. */
 struct source {
@@ -23,6 +24,9 @@ struct source {
 	char data_address[64]; /* the destination's */
 	uint16_t data_port;
 	char probe_token[RANDOM_ID_SIZE];
+	uint16_t relay_port;		      /* its gate's */
+	char relay_ticket[RANDOM_ID_SIZE];    /* "": the copy goes from QEMU to QEMU */
+	struct relay_pipe *pipe;	      /* from our QEMU to it */
 	char tls_key_hex[OFFER_KEY_HEX_SIZE]; /* "" when the copy goes in plain text */
 	bool news_pending; /* the destination has not heard how it has ended */
 	bool remains;      /* the VM is the destination's, and our QEMU could not be ended */

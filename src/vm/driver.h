@@ -101,8 +101,9 @@ struct move_limits {
 	unsigned int throttle_increment; /* 0: exactly so much; else it begins there and goes up by so much at a time, by itself */
 };
 
-/* How memory travels: QEMU to QEMU. */
+/* How memory travels: between the two hypervisors, or by a relay's socket on either side. */
 struct move_options {
+	int stream_fd; /* a connected socket that leads to the other side, and stays the caller's; 0: none, what follows counts */
 	const char *address; /* the destination's data address: what it listens on, what the source connects to */
 	uint16_t port;
 	const char *tls_key_hex; /* pre-shared key of this migration, 64 hex digits; NULL: plain text */

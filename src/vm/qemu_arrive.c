@@ -85,7 +85,8 @@ static int listen_for_move(struct machine *machine, const struct move_options *m
 {
 	cleanup_error struct error *problem = NULL;
 	cleanup_free char *uri = qemu_move_uri(move);
-	if (qemu_move_apply_settings(machine, move, true, e) < 0)
+	if (qemu_move_apply_settings(machine, move, true, e) < 0 ||
+	    (move->stream_fd > 0 && qemu_give_stream(machine, move->stream_fd, e) < 0))
 		return -1;
 	if (machine_command(machine, "migrate-incoming", json_pack("{s:s}", "uri", uri), &problem) == 0)
 		return 0;
@@ -97,7 +98,7 @@ int qemu_start_incoming(const struct driver_host *host, const struct definition 
 			struct error **e)
 {
 	struct machine *machine;
-	if (check_port_free(move, e) < 0 || qemu_machine_start(host, definition, true, observer, &machine, e) < 0)
+	if ((move->stream_fd <= 0 && check_port_free(move, e) < 0) || qemu_machine_start(host, definition, true, observer, &machine, e) < 0)
 		return -1;
 	if (listen_for_move(machine, move, e) < 0) {
 		cleanup_error struct error *end_error = NULL;

@@ -33,13 +33,20 @@
 #include "base/xalloc.h"
 #include "net/socket.h"
 
-#define CONNECTION_NAME "ferry-move"
+#define CONNECTION_NAME "ferry-move" /* in QEMU_STREAM_URI */
 #define CONNECT_TIMEOUT_MS 10000
 #define UNSENT_BYTES_MAX (128 * 1024)
+
+int qemu_give_stream(struct machine *machine, int fd, struct error **e)
+{
+	return qmp_execute_with_fd(machine->qmp, "getfd", json_pack("{s:s}", "fdname", CONNECTION_NAME), fd, NULL, QMP_TIMEOUT_MS, e);
+}
 
 /* "tcp:198.18.0.2:49152", "tcp:[fd00::2]:49152" */
 char *qemu_move_uri(const struct move_options *move)
 {
+	if (move->stream_fd > 0)
+		return xstrdup(QEMU_STREAM_URI);
 	bool ipv6 = strchr(move->address, ':') != NULL;
 	return xasprintf("tcp:%s%s%s:%u", ipv6 ? "[" : "", move->address, ipv6 ? "]" : "", move->port);
 }
@@ -158,11 +165,10 @@ static int migrate_over_ours(struct machine *machine, const struct move_options 
 	cleanup_close int fd = -1;
 	if (socket_connect_tcp(move->address, move->port, CONNECT_TIMEOUT_MS, &fd, e) < 0)
 		return error_wrap(e, "the destination's QEMU");
-	if (set_options(machine, fd, e) < 0 || qmp_execute_with_fd(machine->qmp, "getfd", json_pack("{s:s}", "fdname", CONNECTION_NAME), fd,
-							  NULL, QMP_TIMEOUT_MS, e) < 0)
+	if (set_options(machine, fd, e) < 0 || qemu_give_stream(machine, fd, e) < 0)
 		return -1;
 	machine_hold_connection(machine, take_fd(fd));
-	json_t *arguments = json_pack("{s:s}", "uri", "fd:" CONNECTION_NAME);
+	json_t *arguments = json_pack("{s:s}", "uri", QEMU_STREAM_URI);
 	if (resume)
 		json_object_set_new(arguments, "resume", json_true());
 	return machine_command(machine, "migrate", arguments, e);
@@ -171,6 +177,11 @@ static int migrate_over_ours(struct machine *machine, const struct move_options 
 int qemu_connection_migrate(struct machine *machine, const struct move_options *move, bool resume, struct error **e)
 {
 	machine_release_connections(machine);
+	if (move->stream_fd > 0) {
+		if (qemu_give_stream(machine, move->stream_fd, e) < 0)
+			return -1;
+		return machine_command(machine, "migrate", json_pack("{s:s}", "uri", QEMU_STREAM_URI), e);
+	}
 	return move->channels > 1 ? migrate_over_qemus(machine, move, e) : migrate_over_ours(machine, move, resume, e);
 }
 
