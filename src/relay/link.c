@@ -18,7 +18,11 @@
  *
  * Acknowledgements are cumulative, and go before blocks; when a connection breaks the last one is said again, as it may have been lost.
  *
- * A frame: u32 length of what follows the head, u8 kind, three bytes 0, u64 number; big-endian.
+ * The threads that send compress what they send, as far as it pays (relay/thrift.h), and those that receive undo it: as many at a time as
+ * there are connections.
+ *
+ * A frame: u32 length of what follows the head, u8 kind, u8 1 where that is a block compressed by zstd, two bytes 0, u64 number;
+ * big-endian.
  */
 #include "relay/link.h"
 
@@ -28,14 +32,17 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zstd.h>
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/xalloc.h"
+#include "relay/thrift.h"
 
 #define HEAD_BYTES 16
 #define WHY_MAX_BYTES 1024
+#define COMPRESSION_LEVEL 1
 #define LAST_WORD_US 1000000
 
 enum frame_kind {
@@ -47,7 +54,7 @@ enum frame_kind {
 
 struct frame {
 	uint32_t length;
-	uint8_t kind;
+	uint8_t kind, packed;
 	uint64_t number;
 };
 
@@ -74,6 +81,11 @@ struct member {
 	bool broken;
 	bool telling, told; /* the other side, why we broke the link */
 	uint8_t *spare;	  /* what the receiver reads into */
+	/* For blocks as they travel when compressed: of the sender, with room for a head before it, and of the receiver. */
+	uint8_t *out_packed, *in_packed;
+	ZSTD_CCtx *packer;
+	ZSTD_DCtx *unpacker;
+	struct thrift thrift;
 };
 
 struct relay_link {
@@ -108,6 +120,7 @@ static void frame_write(uint8_t ret[HEAD_BYTES], const struct frame *frame)
 	memset(ret, 0, HEAD_BYTES);
 	memcpy(ret, &length, sizeof(length));
 	ret[4] = frame->kind;
+	ret[5] = frame->packed;
 	memcpy(ret + 8, &number, sizeof(number));
 }
 
@@ -116,7 +129,8 @@ static struct frame frame_read(const uint8_t head[HEAD_BYTES])
 	struct bytes bytes = {.data = head, .size_bytes = HEAD_BYTES};
 	struct frame frame;
 	const uint8_t *unused;
-	bool whole = bytes_take_u32(&bytes, &frame.length) && bytes_take_u8(&bytes, &frame.kind) && bytes_take(&bytes, 3, &unused) &&
+	bool whole = bytes_take_u32(&bytes, &frame.length) && bytes_take_u8(&bytes, &frame.kind) &&
+		     bytes_take_u8(&bytes, &frame.packed) && bytes_take(&bytes, 2, &unused) &&
 		     bytes_take_u64(&bytes, &frame.number);
 	assert(whole);
 	return frame;
@@ -208,13 +222,33 @@ static int send_taken(struct member *member)
 	return r;
 }
 
+/* Compressed, if that is less. The slot is ours as long as this takes, and nothing is locked. */
+static int send_packed(struct member *member, const struct out_slot *slot)
+{
+	if (slot->length == 0 || !thrift_tries(&member->thrift))
+		return relay_connection_send(member->connection, slot->buffer, HEAD_BYTES + slot->length, NULL);
+	const size_t packed = ZSTD_compressCCtx(member->packer, member->out_packed + HEAD_BYTES, slot->length, slot->buffer + HEAD_BYTES,
+						slot->length, COMPRESSION_LEVEL);
+	const bool less = !ZSTD_isError(packed) && packed < slot->length; /* an error: it does not fit into as much */
+	thrift_note(&member->thrift, slot->length, less ? packed : slot->length);
+	if (!less)
+		return relay_connection_send(member->connection, slot->buffer, HEAD_BYTES + slot->length, NULL);
+	struct frame frame = frame_read(slot->buffer);
+	frame.length = (uint32_t)packed;
+	frame.packed = 1;
+	frame_write(member->out_packed, &frame);
+	return relay_connection_send(member->connection, member->out_packed, HEAD_BYTES + packed, NULL);
+}
+
 /* It stays in its slot, and the slot belongs to it, until the other side has taken it. */
 static int send_block(struct member *member, struct out_slot *slot)
 {
 	slot->state = SENT;
 	slot->by = member;
 	slot->senders++;
-	int r = send_unlocked(member, slot->buffer, HEAD_BYTES + slot->length);
+	pthread_mutex_unlock(&member->link->mutex);
+	int r = send_packed(member, slot);
+	pthread_mutex_lock(&member->link->mutex);
 	if (--slot->senders == 0 && slot->state == FREE)
 		pthread_cond_broadcast(&member->link->changed);
 	return r;
@@ -278,6 +312,23 @@ static void heed_taken(struct relay_link *link, uint64_t number)
 	pthread_cond_broadcast(&link->changed);
 }
 
+/* The block that the frame announces, into the member's spare buffer; frame->length is then its own. As receive_frame(). */
+static int receive_block(struct member *member, struct frame *frame, struct error **e)
+{
+	const size_t room = member->link->options.in_block_bytes;
+	if (frame->length > room || (frame->length == 0) != (frame->kind == FRAME_END) || frame->packed > (frame->kind == FRAME_BLOCK))
+		return set_wrong(e, "a block of a wrong length", frame);
+	if (relay_connection_receive(member->connection, frame->packed ? member->in_packed : member->spare, frame->length, NULL) < 0)
+		return 0;
+	if (!frame->packed)
+		return 1;
+	const size_t size = ZSTD_decompressDCtx(member->unpacker, member->spare, room, member->in_packed, frame->length);
+	if (ZSTD_isError(size) || size == 0)
+		return set_wrong(e, "a block that cannot be decompressed", frame);
+	frame->length = (uint32_t)size;
+	return 1;
+}
+
 /* 1: go on; 0: the connection is broken; -1: the link is, *e. */
 static int receive_frame(struct member *member, struct error **e)
 {
@@ -286,14 +337,14 @@ static int receive_frame(struct member *member, struct error **e)
 	char why[WHY_MAX_BYTES + 1] = "";
 	if (relay_connection_receive(member->connection, head, sizeof(head), NULL) < 0)
 		return 0;
-	const struct frame frame = frame_read(head);
+	struct frame frame = frame_read(head);
+	int r;
 	switch (frame.kind) {
 	case FRAME_BLOCK:
 	case FRAME_END:
-		if (frame.length > link->options.in_block_bytes || (frame.length == 0) != (frame.kind == FRAME_END))
-			return set_wrong(e, "a block of a wrong length", &frame);
-		if (relay_connection_receive(member->connection, member->spare, frame.length, NULL) < 0)
-			return 0;
+		r = receive_block(member, &frame, e);
+		if (r <= 0)
+			return r;
 		break;
 	case FRAME_TAKEN:
 		if (frame.length != 0)
@@ -416,6 +467,10 @@ static void member_free(struct member *member)
 	pthread_join(member->sender, NULL);
 	pthread_join(member->receiver, NULL);
 	relay_connection_free(member->connection);
+	ZSTD_freeCCtx(member->packer);
+	ZSTD_freeDCtx(member->unpacker);
+	free(member->out_packed);
+	free(member->in_packed);
 	free(member->spare);
 	free(member);
 }
@@ -470,6 +525,12 @@ void relay_link_add(struct relay_link *link, struct relay_connection *connection
 	member->link = link;
 	member->connection = connection;
 	member->spare = xmalloc(link->options.in_block_bytes);
+	member->in_packed = xmalloc(link->options.in_block_bytes);
+	member->out_packed = xmalloc(HEAD_BYTES + link->options.out_block_bytes);
+	member->packer = ZSTD_createCCtx();
+	member->unpacker = ZSTD_createDCtx();
+	if (!member->packer || !member->unpacker)
+		abort(); /* no memory */
 	LOCK_SCOPE(&link->mutex);
 	member->next = link->members;
 	link->members = member;

@@ -40,8 +40,11 @@ struct side {
 	int last_fd, other_fd; /* of the newest connection */
 };
 
+/* Noise and what can be compressed, in turn. */
 static uint8_t byte_at(uint32_t seed, uint64_t position)
 {
+	if (position >> 15 & 1)
+		return (uint8_t)(position >> 6);
 	uint64_t x = (position / 8 + 1) * 0x9e3779b97f4a7c15 ^ seed;
 	x ^= x >> 29;
 	x *= 0xbf58476d1ce4e5b9;
@@ -312,7 +315,7 @@ static void assert_refused(uint32_t length, uint8_t kind, uint64_t number, const
 {
 	struct side sides[2];
 	int fds[2];
-	uint8_t head[16] = {[4] = kind};
+	uint8_t head[16] = {[4] = kind & 0x7f, [5] = kind >> 7};
 	const uint32_t length_be = htobe32(length);
 	const uint64_t number_be = htobe64(number);
 	memcpy(head, &length_be, sizeof(length_be));
@@ -337,6 +340,8 @@ static void test_peer_lies(void **state)
 	assert_refused(BIG_BYTES + 1, 1, 0, "a block of a wrong length");
 	assert_refused(0, 1, 0, "a block of a wrong length");
 	assert_refused(1, 2, 0, "a block of a wrong length");
+	assert_refused(1, 1 | 0x80, 0, "a block that cannot be decompressed");
+	assert_refused(0, 2 | 0x80, 0, "a block of a wrong length");
 	assert_refused(1, 1, 16, "more than the window");
 	assert_refused(1, 1, UINT64_MAX, "more than the window");
 	assert_refused(0, 3, 1, "an acknowledgement of what was not sent");
