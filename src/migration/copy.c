@@ -13,6 +13,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "migration/converge.h"
+#include "relay/pipe.h"
 
 #define SAMPLE_MS 100
 #define SWITCH_PATIENCE_MS 1000
@@ -205,10 +206,21 @@ static int copy_take_requests(struct copy *copy, struct error **e)
 	return 0;
 }
 
+/* What crosses the link is the relay's to say, where there is one. */
+static int copy_look(const struct vm_driver *driver, struct machine *machine, const struct migration *migration, struct move_sample *ret,
+		     struct error **e)
+{
+	if (driver->move_sample(machine, ret, e) < 0)
+		return -1;
+	if (migration->pipe)
+		ret->wire_bytes = relay_pipe_wire_bytes(migration->pipe);
+	return 0;
+}
+
 static int copy_sample(struct copy *copy, const struct machine_state *state, struct error **e)
 {
 	struct move_sample sample = {0};
-	if (copy->driver->move_sample(copy->machine, &sample, e) < 0)
+	if (copy_look(copy->driver, copy->machine, copy->migration, &sample, e) < 0)
 		return -1;
 	sample.pass = state->pass;
 	copy_measure_rate(copy, &sample);
@@ -299,7 +311,7 @@ static int copy_switch(struct copy *copy, const struct machine_state *state, str
 	if (copy_offer(copy, e) < 0)
 		return -1;
 	struct move_sample sample = {0};
-	if (copy->driver->move_sample(copy->machine, &sample, e) < 0)
+	if (copy_look(copy->driver, copy->machine, copy->migration, &sample, e) < 0)
 		return -1;
 	uint64_t remaining = sample.remaining_bytes;
 	sample.pass = state->pass;
@@ -493,7 +505,7 @@ void copy_keep_figures(const struct vm_driver *driver, struct machine *machine, 
 	cleanup_error struct error *e = NULL;
 	struct machine_state state;
 	driver->state(machine, &state);
-	if (driver->move_sample(machine, &sample, &e) < 0) {
+	if (copy_look(driver, machine, migration, &sample, &e) < 0) {
 		log_failure(on_the_way ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING, "the copy's figures cannot be read", e);
 		return;
 	}

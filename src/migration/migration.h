@@ -124,6 +124,7 @@ struct migration {
 	struct migration_resolution resolution;
 	bool cleanup_pending;
 	bool relayed;
+	struct relay_pipe *pipe; /* of a source: its worker's, as long as that goes on */
 	bool encrypted;
 	struct migration_phase phases[MIGRATION_PHASES_MAX];
 	size_t phase_count;

@@ -82,14 +82,14 @@ static int source_open_relay(struct source *s, int *ret_fd, struct error **e)
 	int fds[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
-	s->pipe = relay_pipe_new(fds[1], true, s->host->times.prepare_timeout_ms);
+	s->migration->pipe = relay_pipe_new(fds[1], true, s->host->times.prepare_timeout_ms);
 	*ret_fd = fds[0];
 	for (unsigned int i = 0; i < s->migration->request.channels; i++) {
 		struct relay_connection *connection = NULL;
 		if (relay_gate_connect(s->migration->destination, s->data_address, s->relay_port, s->host->files, s->relay_ticket,
 				       s->host->times.check_timeout_ms, &connection, e) < 0)
 			return -1;
-		relay_pipe_add(s->pipe, connection);
+		relay_pipe_add(s->migration->pipe, connection);
 	}
 	return 0;
 }
@@ -101,7 +101,7 @@ static void source_done(struct source *s, bool peer_broken)
 	peers_give_back(s->host->peers, s->migration->destination, s->peer, peer_broken);
 	offer_done(&s->offer);
 	json_decref(s->description);
-	relay_pipe_free(s->pipe);
+	relay_pipe_free(take_ptr(s->migration->pipe));
 	explicit_bzero(s->tls_key_hex, sizeof(s->tls_key_hex));
 }
 

@@ -26,7 +26,6 @@ struct source {
 	char probe_token[RANDOM_ID_SIZE];
 	uint16_t relay_port;		      /* its gate's */
 	char relay_ticket[RANDOM_ID_SIZE];    /* "": the copy goes from QEMU to QEMU */
-	struct relay_pipe *pipe;	      /* from our QEMU to it */
 	char tls_key_hex[OFFER_KEY_HEX_SIZE]; /* "" when the copy goes in plain text */
 	bool news_pending; /* the destination has not heard how it has ended */
 	bool remains;      /* the VM is the destination's, and our QEMU could not be ended */
