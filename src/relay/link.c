@@ -38,6 +38,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/xalloc.h"
+#include "relay/pace.h"
 #include "relay/thrift.h"
 
 #define HEAD_BYTES 16
@@ -64,6 +65,7 @@ struct out_slot {
 	unsigned int senders;	 /* threads that read the buffer just now; one of a broken connection may do so for a moment longer */
 	uint8_t *buffer;	 /* HEAD_BYTES, then the block */
 	uint32_t length;
+	int64_t committed_us;
 };
 
 struct in_slot {
@@ -103,6 +105,8 @@ struct relay_link {
 	struct out_slot *out;
 	uint64_t out_next;  /* the next to be committed */
 	uint64_t out_taken; /* the other side has taken all before */
+	uint64_t out_bytes; /* on the way: committed, and not taken */
+	struct pace pace;
 	bool out_reserved, out_ended;
 
 	struct in_slot *in;
@@ -307,8 +311,13 @@ static void keep_block(struct member *member, const struct frame *frame)
 
 static void heed_taken(struct relay_link *link, uint64_t number)
 {
-	for (; link->out_taken < number; link->out_taken++)
-		link->out[link->out_taken % link->options.out_blocks].state = FREE;
+	const int64_t now_us = clock_monotonic_us();
+	for (; link->out_taken < number; link->out_taken++) {
+		struct out_slot *slot = &link->out[link->out_taken % link->options.out_blocks];
+		slot->state = FREE;
+		link->out_bytes -= slot->length;
+		pace_note(&link->pace, now_us, now_us - slot->committed_us);
+	}
 	pthread_cond_broadcast(&link->changed);
 }
 
@@ -452,6 +461,7 @@ struct relay_link *relay_link_new(const struct relay_link_options *options)
 	pthread_mutex_init(&link->mutex, NULL);
 	cond_init(&link->changed);
 	link->alone_us = clock_monotonic_us();
+	pace_init(&link->pace, 2 * options->out_block_bytes, options->out_blocks * options->out_block_bytes);
 	link->out = xcalloc(options->out_blocks, sizeof(*link->out));
 	for (size_t i = 0; i < options->out_blocks; i++)
 		link->out[i].buffer = xmalloc(HEAD_BYTES + options->out_block_bytes);
@@ -561,8 +571,10 @@ static int fail_if_broken(struct relay_link *link, struct error **e)
 static int reserve(struct relay_link *link, struct error **e)
 {
 	const struct out_slot *slot = &link->out[link->out_next % link->options.out_blocks];
-	while (!link->why && (slot->state != FREE || slot->senders > 0))
+	while (!link->why && (slot->state != FREE || slot->senders > 0 || link->out_bytes >= pace_limit_bytes(&link->pace))) {
+		pace_blocked(&link->pace);
 		pthread_cond_wait(&link->changed, &link->mutex);
+	}
 	if (fail_if_broken(link, e) < 0)
 		return -1;
 	link->out_reserved = true;
@@ -586,6 +598,8 @@ static void commit(struct relay_link *link, size_t size_bytes, enum frame_kind k
 	slot->length = (uint32_t)size_bytes;
 	frame_write(slot->buffer, &(struct frame){.length = slot->length, .kind = (uint8_t)kind, .number = link->out_next});
 	slot->state = READY;
+	slot->committed_us = clock_monotonic_us();
+	link->out_bytes += size_bytes;
 	link->out_next++;
 	link->out_reserved = false;
 	pthread_cond_broadcast(&link->changed);

@@ -4,7 +4,7 @@
  *
  * What one side puts in comes out at the other whole, once and in the same order, as long as one connection is left; a connection
  * that breaks is no loss, and others can be added at any time. Neither side ever holds more than its window: whoever puts in
- * waits when the other does not take out.
+ * waits when the other does not take out; and never much more is on the way than keeps the link busy (pace.h).
  *
  * Any thread, but one at a time between relay_link_reserve() and relay_link_commit().
  */
