@@ -231,7 +231,13 @@ static int open_relay(struct migration_host *host, struct migration *migration, 
 	int fds[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
-	arrival->pipe = relay_pipe_new(fds[1], false, host->times.prepare_timeout_ms);
+	const struct relay_pipe_options options = {.qemu_fd = fds[1], .patience_ms = host->times.prepare_timeout_ms};
+	arrival->pipe = relay_pipe_new(&options, e);
+	if (!arrival->pipe) {
+		close(fds[0]);
+		close(fds[1]);
+		return -1;
+	}
 	relay_gate_expect(host->gate, arrival->ticket, migration->source, add_relay_connection, arrival->pipe);
 	*ret_fd = fds[0];
 	return 0;

@@ -76,14 +76,27 @@ static int source_prepare(struct source *s, struct error **e)
 
 /* ---- the relay ---- */
 
+#define COPIES_BYTES ((size_t)256 * 1024 * 1024)
+
 /* The end of the relay here, connected, and the socket for QEMU, which is the caller's. */
 static int source_open_relay(struct source *s, int *ret_fd, struct error **e)
 {
 	int fds[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
-	s->migration->pipe = relay_pipe_new(fds[1], true, s->host->times.prepare_timeout_ms);
+	const struct relay_pipe_options options = {
+		.qemu_fd = fds[1],
+		.source = true,
+		.patience_ms = s->host->times.prepare_timeout_ms,
+		.ask = true,
+		.copies_bytes = COPIES_BYTES,
+	};
 	*ret_fd = fds[0];
+	s->migration->pipe = relay_pipe_new(&options, e);
+	if (!s->migration->pipe) {
+		close(fds[1]);
+		return -1;
+	}
 	for (unsigned int i = 0; i < s->migration->request.channels; i++) {
 		struct relay_connection *connection = NULL;
 		if (relay_gate_connect(s->migration->destination, s->data_address, s->relay_port, s->host->files, s->relay_ticket,

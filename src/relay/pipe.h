@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One end of a relay: QEMU's socket on the one side, the link to the other host on the other. What QEMU writes comes out of the other
- * end's socket, both ways; an end of one way is an end there; and when anything breaks both QEMUs see their sockets shut at once,
- * since QEMU has no time-outs of its own. Any thread.
+ * end's socket, both ways, or what means the same to QEMU (page_sender.h, page_receiver.h); an end of one way is an end there; and when
+ * anything breaks both QEMUs see their sockets shut at once, since QEMU has no time-outs of its own. Any thread.
  */
 #ifndef FERRY_RELAY_PIPE_H
 #define FERRY_RELAY_PIPE_H
@@ -13,12 +13,22 @@
 
 #include "base/error.h"
 #include "relay/connection.h"
+#include "relay/page_sender.h"
+#include "relay/page_supply.h"
 
 struct relay_pipe;
 
-/* Takes over QEMU's socket. `source`: memory goes out here, and comes in at the other end. patience_ms: how long there may be no
- * connection to the other host. */
-struct relay_pipe *relay_pipe_new(int qemu_fd, bool source, int64_t patience_ms);
+struct relay_pipe_options {
+	int qemu_fd; /* QEMU's socket; the pipe takes it over, unless it cannot be made */
+	bool source; /* memory goes out here, and comes in at the other end */
+	int64_t patience_ms; /* how long there may be no connection to the other host */
+	/* Of a source. */
+	bool ask;	     /* the destination may have pages already */
+	size_t copies_bytes; /* see page_sender.h */
+	/* Of a destination. */
+	struct page_supplier *supplier; /* what this host has; the caller's, until the pipe is freed. NULL: nothing */
+};
+struct relay_pipe *relay_pipe_new(const struct relay_pipe_options *options, struct error **e) MUST_CHECK;
 /* Breaks what is not over yet. */
 void relay_pipe_free(struct relay_pipe *pipe);
 
@@ -33,5 +43,7 @@ int relay_pipe_wait(struct relay_pipe *pipe, int64_t timeout_ms, struct error **
 void relay_pipe_break(struct relay_pipe *pipe, const struct error *why);
 
 uint64_t relay_pipe_wire_bytes(struct relay_pipe *pipe);
+/* Of a source: how the pages went. */
+void relay_pipe_counts(struct relay_pipe *pipe, struct page_sender_counts *ret);
 
 #endif
