@@ -105,12 +105,15 @@ int run_host_add(struct cli *cli);
 int run_host_list(struct cli *cli);
 int run_host_show(struct cli *cli);
 int run_host_remove(struct cli *cli);
+int run_image_index(struct cli *cli);
+int run_image_list(struct cli *cli);
+int run_image_forget(struct cli *cli);
 
 /* --max-downtime, --deadline, --bandwidth and --converge, as far as given, into the body of a request. */
 int migrate_promise(const struct cli *cli, json_t *body, struct error **e) MUST_CHECK;
 /* All of the request, for `ferry plan` too; what was not given is left out, so that defaults are the daemon's. */
 int migrate_request(const struct cli *cli, json_t *body, struct error **e) MUST_CHECK;
 
-extern const struct verb_option migrate_options[], plan_options[], resolve_options[], set_options[], show_options[];
+extern const struct verb_option image_options[], migrate_options[], plan_options[], resolve_options[], set_options[], show_options[];
 
 #endif

@@ -119,6 +119,14 @@ static const struct verb verbs[] = {
 	{"host show", "[NAME]", 0, 1, NULL, "show a host and whether it answers; without NAME, this one", NULL,
 	 "ferry host show host-b", run_host_show},
 	{"host remove", "NAME", 1, 1, NULL, "forget a host", NULL, "ferry host remove host-b", run_host_remove},
+	{"image index", "FILE", 1, 1, image_options, "prepare this host to supply guests' memory from an image",
+	 "Pages of memory that stand in an image at the destination are not sent. Images of VMs that are defined on a host are\n"
+	 "indexed by themselves; this is for one that VMs will come with, or have in common, such as a base image. Waits until the\n"
+	 "index is made, about a second a GiB. FILE may also be a block device.",
+	 "ferry -H host-b image index /srv/images/base.qcow2 --public", run_image_index},
+	{"image list", "", 0, 0, NULL, "list the images that can supply memory here", NULL, "ferry image list", run_image_list},
+	{"image forget", "FILE", 1, 1, NULL, "take back `image index`", "It serves on until ferryd is started anew.",
+	 "ferry image forget /srv/images/base.qcow2", run_image_forget},
 	{"pki init", "", 0, 0, pki_init_options, "make a certificate authority for your hosts",
 	 "Do this once, on one machine, and keep its ca.key there.", "ferry pki init", run_pki},
 	{"pki issue", "NAME", 1, 1, pki_issue_options, "issue a key and a certificate to a host or a remote client",

@@ -11,6 +11,7 @@
 #include "base/forgetful_vfs.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "host/images.h"
 #include "migration/destination.h"
 #include "migration/forecast.h"
 #include "migration/plan.h"
@@ -118,6 +119,33 @@ static int remove_host(void *user, struct http_request *request, json_t **ret, s
 	(void)ret;
 	const struct api *api = user;
 	return peers_remove(api->host->peers, request->parameters[0], e);
+}
+
+/* ---- images ---- */
+
+static int list_images(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)request;
+	(void)e;
+	const struct api *api = user;
+	*ret = json_pack("{so}", "images", page_supply_view(api->host->supply));
+	return 0;
+}
+
+static int add_image(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	const struct api *api = user;
+	if (images_add(api->db, api->host->supply, body_or_empty(request), e) < 0)
+		return -1;
+	request->status = 202;
+	return list_images(user, request, ret, e);
+}
+
+static int remove_image(void *user, struct http_request *request, json_t **ret, struct error **e)
+{
+	(void)ret;
+	const struct api *api = user;
+	return images_remove(api->db, body_or_empty(request), e);
 }
 
 /* ---- vms ---- */
@@ -519,6 +547,9 @@ const struct http_route api_routes[] = {
 	{"POST", "/v1/hosts", HTTP_CALLER_CLIENT, add_host},
 	{"GET", "/v1/hosts/{name}", HTTP_CALLER_CLIENT, show_host},
 	{"DELETE", "/v1/hosts/{name}", HTTP_CALLER_CLIENT, remove_host},
+	{"GET", "/v1/images", HTTP_CALLER_CLIENT, list_images},
+	{"POST", "/v1/images", HTTP_CALLER_CLIENT, add_image},
+	{"DELETE", "/v1/images", HTTP_CALLER_CLIENT, remove_image},
 	{"GET", "/v1/vms", HTTP_CALLER_CLIENT, list_vms},
 	{"POST", "/v1/vms", HTTP_CALLER_CLIENT, define_vm},
 	{"GET", "/v1/vms/{name}", HTTP_CALLER_CLIENT, show_vm},

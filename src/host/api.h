@@ -5,11 +5,13 @@
 #ifndef FERRY_HOST_API_H
 #define FERRY_HOST_API_H
 
+#include "base/database.h"
 #include "migration/host.h"
 #include "net/http_server.h"
 
 struct api {
 	struct migration_host *host;
+	struct database *db; /* the journal's */
 };
 
 /* The routes, for http_server_options; user is a struct api. */

@@ -19,7 +19,7 @@
 #define CONFIG_BYTES_MAX ((size_t)64 * 1024)
 #define CONFIG_LINE_BYTES_MAX (INI_MAX_LINE - 2) /* inih's buffer holds a newline and a NUL too */
 
-enum config_kind { TEXT, PORT, PORTS, NETWORKS, CHOICE, SECONDS };
+enum config_kind { TEXT, PORT, PORTS, NETWORKS, CHOICE, SECONDS, MEBIBYTES };
 
 struct config_key {
 	const char *section, *key;
@@ -102,6 +102,10 @@ static int check_value(const struct config_key *key, const char *value, struct e
 		if (parse_number(value, 1, 86400, &number) < 0)
 			return error_set(e, ERROR_CONFIG, "'%s' is not a number of seconds from 1 to 86400", value);
 		return 0;
+	case MEBIBYTES:
+		if (parse_number(value, 0, 1048576, &number) < 0)
+			return error_set(e, ERROR_CONFIG, "'%s' is not a number of MiB from 0 to 1048576", value);
+		return 0;
 	case NETWORKS:
 		if (socket_networks_check(value, &problem) < 0) {
 			problem->code = ERROR_CONFIG;
@@ -181,6 +185,11 @@ static int64_t seconds_to_ms(const char *text)
 	return strtol(text, NULL, 10) * 1000;
 }
 
+static uint64_t mebibytes_to_bytes(const char *text)
+{
+	return strtoull(text, NULL, 10) * 1024 * 1024;
+}
+
 static int config_settle(struct config *config, struct error **e)
 {
 	static const struct {
@@ -210,6 +219,9 @@ static int config_settle(struct config *config, struct error **e)
 		.check_lifetime_ms = seconds_to_ms(config->check_lifetime_s),
 		.retry_limit_ms = seconds_to_ms(config->retry_limit_s),
 	};
+	config->received_bytes = mebibytes_to_bytes(config->received_mib);
+	config->copies_bytes = mebibytes_to_bytes(config->copies_mib);
+	config->index_bytes = mebibytes_to_bytes(config->indexes_mib);
 	config->stream_timeout_ms = seconds_to_ms(config->stream_timeout_s);
 	config->sampling_ms = seconds_to_ms(config->sampling_interval_s);
 	for (size_t i = 0; i < sizeof(levels) / sizeof(levels[0]); i++)

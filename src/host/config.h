@@ -23,6 +23,7 @@ struct config {
 	uint16_t control_port_number, data_port_number, data_port_min, data_port_max;
 	struct migration_times times;
 	int64_t stream_timeout_ms;
+	uint64_t received_bytes, copies_bytes, index_bytes;
 	int64_t sampling_ms; /* whether or not it is wanted */
 	enum log_level level;
 	uid_t uid; /* of QEMU */

@@ -24,6 +24,7 @@
 #include "base/xalloc.h"
 #include "host/api.h"
 #include "host/config.h"
+#include "host/images.h"
 #include "host/recovery.h"
 #include "migration/destination.h"
 #include "migration/sampling.h"
@@ -115,11 +116,19 @@ static int start_server(struct ferryd *ferryd, struct error **e)
 		.user = &ferryd->api,
 	};
 	ferryd->api.host = &ferryd->host;
+	ferryd->api.db = ferryd->db;
 	ferryd->host.files = &ferryd->files;
 	if (ferryd->have_files && relay_gate_new(*ferryd->config.data_address ? ferryd->config.data_address : NULL,
 						 ferryd->config.data_port_number, &ferryd->files, &ferryd->host.gate, e) < 0)
 		return error_wrap(e, "the relay");
 	return http_server_start(&options, &ferryd->server, e);
+}
+
+/* What a VM's disks hold may be found in its memory, and in that of others of its owner. */
+static void add_images(void *user, const struct definition *definition)
+{
+	for (size_t i = 0; i < definition->disk_count; i++)
+		page_supply_add_image(user, definition->disks[i].path, definition->owner);
 }
 
 static int start(struct ferryd *ferryd, struct error **e)
@@ -143,11 +152,18 @@ static int start(struct ferryd *ferryd, struct error **e)
 		.dirty_ring = strcmp(config->dirty_ring, "yes") == 0,
 	};
 	warm_up(ferryd);
+	cleanup_free char *index_folder = xasprintf("%s/indexes", config->state_folder);
+	const struct page_supply_options supply_options = {
+		.folder = index_folder, .received_bytes = config->received_bytes, .index_bytes = config->index_bytes};
+	host->supply = page_supply_new(&supply_options);
+	host->copies_bytes = config->copies_bytes;
 	struct inventory_options inventory_options = {
 		.db = ferryd->db,
 		.host_name = config->host_name,
 		.driver = &vm_driver_qemu,
 		.driver_host = &ferryd->driver_host,
+		.defined = add_images,
+		.user = host->supply,
 	};
 	migration_host_init(host);
 	host->name = config->host_name;
@@ -163,6 +179,8 @@ static int start(struct ferryd *ferryd, struct error **e)
 	if (inventory_new(&inventory_options, &host->inventory, e) < 0 ||
 	    journal_open(ferryd->db, host->inventory, &host->journal, e) < 0 ||
 	    peers_new(ferryd->db, &ferryd->files, &host->peers, e) < 0 || rates_open(ferryd->db, &host->rates, e) < 0 || recovery_run(host, e) < 0)
+		return -1;
+	if (images_open(ferryd->db, host->supply, e) < 0)
 		return -1;
 	sampling_start(host);
 	log_info("journal=%s durable_record_us=%lld accelerator=%s", journal_id(host->journal),
@@ -196,6 +214,7 @@ static void stop(struct ferryd *ferryd)
 	relay_gate_free(host->gate);
 	migration_list_free(host->migrations);
 	inventory_free(host->inventory);
+	page_supply_free(host->supply);
 	peers_free(host->peers);
 	rates_free(host->rates);
 	journal_free(host->journal);

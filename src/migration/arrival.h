@@ -23,6 +23,7 @@ struct destination_arrival {
 	struct offer offer;
 	struct relay_gate *gate;	   /* of the ticket */
 	char ticket[RANDOM_ID_SIZE];	   /* with which the source's relay comes; "": it does not */
+	struct page_supplier *supplier;	   /* of pages that this host has */
 	struct relay_pipe *pipe;	   /* from it to QEMU */
 	bool new_here;                     /* the VM was unknown before: a refusal forgets it again */
 	struct definition *old_definition; /* what was kept of an earlier stay here; a refusal brings it back */

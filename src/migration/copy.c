@@ -207,13 +207,17 @@ static int copy_take_requests(struct copy *copy, struct error **e)
 }
 
 /* What crosses the link is the relay's to say, where there is one. */
-static int copy_look(const struct vm_driver *driver, struct machine *machine, const struct migration *migration, struct move_sample *ret,
+static int copy_look(const struct vm_driver *driver, struct machine *machine, struct migration *migration, struct move_sample *ret,
 		     struct error **e)
 {
 	if (driver->move_sample(machine, ret, e) < 0)
 		return -1;
-	if (migration->pipe)
+	if (migration->pipe) {
+		struct page_sender_counts pages;
 		ret->wire_bytes = relay_pipe_wire_bytes(migration->pipe);
+		relay_pipe_counts(migration->pipe, &pages);
+		migration_set_pages(migration, &pages);
+	}
 	return 0;
 }
 

@@ -231,7 +231,10 @@ static int open_relay(struct migration_host *host, struct migration *migration, 
 	int fds[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
 		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
-	const struct relay_pipe_options options = {.qemu_fd = fds[1], .patience_ms = host->times.prepare_timeout_ms};
+	if (host->supply)
+		arrival->supplier = page_supplier_new(host->supply, arrival->offer.definition->owner);
+	const struct relay_pipe_options options = {
+		.qemu_fd = fds[1], .patience_ms = host->times.prepare_timeout_ms, .supplier = arrival->supplier};
 	arrival->pipe = relay_pipe_new(&options, e);
 	if (!arrival->pipe) {
 		close(fds[0]);

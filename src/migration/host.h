@@ -15,6 +15,7 @@
 #include "migration/rates.h"
 #include "net/loop.h"
 #include "relay/gate.h"
+#include "relay/page_supply.h"
 #include "vm/inventory.h"
 
 /* Time limits, from the configuration. */
@@ -38,6 +39,8 @@ struct migration_host {
 	uint16_t data_port_min, data_port_max;
 	struct relay_gate *gate;   /* where memory comes by the relay; NULL: this host has no certificate */
 	const struct tls_files *files;
+	struct page_supply *supply; /* what this host can supply of guests that come by the relay; NULL: nothing */
+	uint64_t copies_bytes;	    /* memory a VM that leaves by the relay, for copies of its pages */
 	const char *trusted;	   /* networks on which plain text is allowed; "" none */
 	bool refuse_extra_args;	   /* of VMs that come from other hosts */
 	struct migration_times times;

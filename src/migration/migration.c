@@ -402,6 +402,12 @@ void migration_set_progress(struct migration *migration, const struct move_sampl
 	migration_unlock_changed(migration);
 }
 
+void migration_set_pages(struct migration *migration, const struct page_sender_counts *pages)
+{
+	LOCK_SCOPE(&migration->mutex);
+	migration->pages = *pages;
+}
+
 bool migration_abort_requested(struct migration *migration)
 {
 	LOCK_SCOPE(&migration->mutex);

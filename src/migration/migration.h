@@ -20,6 +20,7 @@
 #include "migration/predict.h"
 #include "migration/request.h"
 #include "migration/timeline.h"
+#include "relay/page_sender.h"
 #include "vm/driver.h"
 #include "vm/inventory.h"
 
@@ -125,6 +126,7 @@ struct migration {
 	bool cleanup_pending;
 	bool relayed;
 	struct relay_pipe *pipe; /* of a source: its worker's, as long as that goes on */
+	struct page_sender_counts pages; /* of a source, by the relay: how they went */
 	bool encrypted;
 	struct migration_phase phases[MIGRATION_PHASES_MAX];
 	size_t phase_count;
@@ -192,6 +194,7 @@ void migration_end_settling(struct migration *migration, bool answered);
 bool migration_try_resolve(struct migration *migration, const char *owner, const char *fenced, enum migration_status *ret_status);
 /* The epoch that a person has settled on, 0 if nobody has; *ret_owner (may be NULL) is the caller's. */
 uint64_t migration_resolution_epoch(struct migration *migration, char **ret_owner);
+void migration_set_pages(struct migration *migration, const struct page_sender_counts *pages);
 void migration_set_progress(struct migration *migration, const struct move_sample *sample);
 /* Lock-free helpers are not needed: small changes are made between these two. The second wakes the waiters. */
 void migration_lock(struct migration *migration);

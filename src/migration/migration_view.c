@@ -130,6 +130,15 @@ static json_t *view_prediction_error(const struct migration *migration)
 					    migration->wire_bytes));
 }
 
+static json_t *view_pages(const struct page_sender_counts *pages)
+{
+	return json_pack("{sI sI sI sI sI sI sI sI sI sI}", "zero", (json_int_t)pages->zero, "unchanged", (json_int_t)pages->unchanged,
+			 "images", (json_int_t)pages->images, "received", (json_int_t)pages->received, "again",
+			 (json_int_t)pages->again, "delta", (json_int_t)pages->delta, "whole", (json_int_t)pages->whole, "delta_bytes",
+			 (json_int_t)pages->delta_bytes, "other_bytes", (json_int_t)pages->other_bytes, "asked",
+			 (json_int_t)pages->asked);
+}
+
 json_t *migration_view(struct migration *migration)
 {
 	LOCK_SCOPE(&migration->mutex);
@@ -165,6 +174,8 @@ json_t *migration_view(struct migration *migration)
 	json_object_set_new(view, "predicted", predict_view(&migration->predicted));
 	json_object_set_new(view, "predicted_first_pass", predict_view(&migration->predicted_first_pass));
 	json_object_set_new(view, "prediction_error", view_prediction_error(migration));
+	json_object_set_new(view, "pages", migration->relayed && migration->role == MIGRATION_SOURCE ? view_pages(&migration->pages)
+												      : json_null());
 	json_object_set_new(view, "phases", view_phases(migration));
 	json_object_set_new(view, "progress", view_progress(migration));
 	return view;

@@ -76,8 +76,6 @@ static int source_prepare(struct source *s, struct error **e)
 
 /* ---- the relay ---- */
 
-#define COPIES_BYTES ((size_t)256 * 1024 * 1024)
-
 /* The end of the relay here, connected, and the socket for QEMU, which is the caller's. */
 static int source_open_relay(struct source *s, int *ret_fd, struct error **e)
 {
@@ -89,7 +87,7 @@ static int source_open_relay(struct source *s, int *ret_fd, struct error **e)
 		.source = true,
 		.patience_ms = s->host->times.prepare_timeout_ms,
 		.ask = true,
-		.copies_bytes = COPIES_BYTES,
+		.copies_bytes = s->host->copies_bytes,
 	};
 	*ret_fd = fds[0];
 	s->migration->pipe = relay_pipe_new(&options, e);

@@ -45,6 +45,8 @@
 #define WHY_MAX_BYTES 1024
 #define COMPRESSION_LEVEL 1
 #define LAST_WORD_US 1000000
+#define BLOCK_PARTS 8 /* the shortest block is such a part of the longest */
+#define BLOCKS_ON_THE_WAY 4 /* at least, unless they are the shortest */
 
 enum frame_kind {
 	FRAME_BLOCK = 1,
@@ -461,7 +463,7 @@ struct relay_link *relay_link_new(const struct relay_link_options *options)
 	pthread_mutex_init(&link->mutex, NULL);
 	cond_init(&link->changed);
 	link->alone_us = clock_monotonic_us();
-	pace_init(&link->pace, 2 * options->out_block_bytes, options->out_blocks * options->out_block_bytes);
+	pace_init(&link->pace, 2 * options->out_block_bytes / BLOCK_PARTS, options->out_blocks * options->out_block_bytes);
 	link->out = xcalloc(options->out_blocks, sizeof(*link->out));
 	for (size_t i = 0; i < options->out_blocks; i++)
 		link->out[i].buffer = xmalloc(HEAD_BYTES + options->out_block_bytes);
@@ -603,6 +605,14 @@ static void commit(struct relay_link *link, size_t size_bytes, enum frame_kind k
 	link->out_next++;
 	link->out_reserved = false;
 	pthread_cond_broadcast(&link->changed);
+}
+
+size_t relay_link_block_bytes(struct relay_link *link)
+{
+	LOCK_SCOPE(&link->mutex);
+	const size_t most = link->options.out_block_bytes, least = most / BLOCK_PARTS;
+	const uint64_t part = pace_limit_bytes(&link->pace) / BLOCKS_ON_THE_WAY;
+	return part < least ? least : part > most ? most : (size_t)part;
 }
 
 void relay_link_commit(struct relay_link *link, size_t size_bytes)

@@ -44,6 +44,8 @@ size_t relay_link_connections(struct relay_link *link);
 
 /* Room for one block of up to out_block_bytes: waits for it. Fails when the link is broken. */
 int relay_link_reserve(struct relay_link *link, uint8_t **ret, struct error **e) MUST_CHECK;
+/* How long a block should be at present, out_block_bytes at most: on a slow link a long one would be in the way of what follows. */
+size_t relay_link_block_bytes(struct relay_link *link);
 /* The block is so long, more than 0, and goes. */
 void relay_link_commit(struct relay_link *link, size_t size_bytes);
 /* Nothing follows, and room that is reserved is not wanted; waits until the other side has taken all, at most timeout_ms. */

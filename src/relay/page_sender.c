@@ -102,6 +102,7 @@ struct page_sender {
 
 	/* Of the thread that says. */
 	uint8_t *block, *at; /* being filled; NULL: none */
+	size_t block_bytes;
 	uint64_t said_questions;
 	uint64_t entry_said_bytes; /* of the first entry */
 	uint64_t next_address;
@@ -404,7 +405,7 @@ static int read_stream(struct page_sender *sender, struct error **e)
 
 static size_t room_left(const struct page_sender *sender)
 {
-	return (size_t)(sender->block + sender->options.block_bytes - RECORD_SUM_BYTES - sender->at);
+	return (size_t)(sender->block + sender->block_bytes - RECORD_SUM_BYTES - sender->at);
 }
 
 static void say_questions(struct page_sender *sender, uint64_t made)
@@ -646,6 +647,7 @@ static int say_stream(struct page_sender *sender, int64_t timeout_ms, struct err
 		if (!sender->block && relay_link_reserve(sender->options.link, &sender->block, e) < 0)
 			return -1;
 		sender->at = sender->block;
+		sender->block_bytes = relay_link_block_bytes(sender->options.link);
 		fill(sender);
 		if (sender->at == sender->block)
 			continue; /* only what is left out */
@@ -677,7 +679,6 @@ static void *say_main(void *user)
 struct page_sender *page_sender_new(const struct page_sender_options *options, struct error **e)
 {
 	static const uint8_t zero[STREAM_PAGE_BYTES];
-	assert(options->block_bytes >= RECORD_PAGE_MAX + RECORD_SUM_BYTES + STREAM_NAME_MAX);
 	struct page_sender *sender = xcalloc(1, sizeof(*sender));
 	sender->options = *options;
 	if (mirror_map(RING_BYTES, &sender->ring, e) < 0) {

@@ -16,8 +16,7 @@
 
 struct page_sender_options {
 	int fd; /* QEMU's socket; the caller's */
-	struct relay_link *link;
-	size_t block_bytes;  /* the link's; RECORD_PAGE_MAX and more */
+	struct relay_link *link; /* its blocks hold a few pages at least, also the shortest */
 	bool ask;	     /* the destination may have pages */
 	size_t copies_bytes; /* for copies of pages, to send what has changed in them only; 0: none */
 };

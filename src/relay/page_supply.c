@@ -25,6 +25,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/xalloc.h"
+#include "qemu/image_chain.h"
 #include "relay/image_index.h"
 #include "relay/page_store.h"
 
@@ -47,6 +48,7 @@ struct image {
 	bool is_public;
 	bool due, being_made;
 	int64_t made_ms; /* 0: never */
+	struct error *problem; /* of the last attempt; NULL: it was good */
 	struct shared_index *shared; /* NULL: there is none */
 };
 
@@ -141,6 +143,11 @@ static void serve(struct page_supply *supply, struct image *image, const char *o
 	supply->generation++;
 }
 
+static bool is_due(const struct image *image)
+{
+	return image->made_ms == 0 || clock_monotonic_ms() - image->made_ms > AGAIN_MS;
+}
+
 void page_supply_add_image(struct page_supply *supply, const char *path, const char *owner)
 {
 	LOCK_SCOPE(&supply->mutex);
@@ -148,7 +155,7 @@ void page_supply_add_image(struct page_supply *supply, const char *path, const c
 	if (!image)
 		return;
 	serve(supply, image, owner);
-	image->due |= image->made_ms == 0 || clock_monotonic_ms() - image->made_ms > AGAIN_MS;
+	image->due |= is_due(image);
 	pthread_cond_broadcast(&supply->changed);
 }
 
@@ -247,28 +254,46 @@ static struct image *next_due(struct page_supply *supply)
 	return NULL;
 }
 
+/* What an image stands on serves whom it serves. */
+static void add_below(struct page_supply *supply, const struct image *image, const char *path)
+{
+	struct image *below = image_of(supply, path);
+	if (!below)
+		return;
+	below->is_public |= image->is_public;
+	for (size_t i = 0; i < image->owner_count; i++)
+		serve(supply, below, supply->owners[image->owners[i]]);
+	below->due |= is_due(below);
+}
+
 /* The mutex is held, and given back meanwhile. */
 static void make_index(struct page_supply *supply, struct image *image)
 {
 	struct image_index *index = NULL;
 	cleanup_error struct error *why = NULL;
+	cleanup_free char *below = NULL;
 	image->due = false;
 	image->being_made = true;
 	pthread_mutex_unlock(&supply->mutex);
-	if (provide_index(supply, image->path, &index, &why) < 0) {
-		if (why->code != ERROR_CANCELLED)
-			log_failure(LOG_LEVEL_WARNING, "an image supplies no pages", why);
-	} else {
+	if (provide_index(supply, image->path, &index, &why) == 0) {
 		keep_space_bounded(supply);
+		if (image_backing_path(image->path, &below, &why) < 0)
+			log_failure(LOG_LEVEL_WARNING, "what an image stands on supplies no pages", why);
+	} else if (why->code != ERROR_CANCELLED) {
+		log_failure(LOG_LEVEL_WARNING, "an image supplies no pages", why);
 	}
 	pthread_mutex_lock(&supply->mutex);
 	image->being_made = false;
 	image->made_ms = clock_monotonic_ms();
+	error_free(image->problem);
+	image->problem = take_ptr(why);
 	if (index) {
 		let_go(image->shared);
 		image->shared = share(index);
 		supply->generation++;
 	}
+	if (below)
+		add_below(supply, image, below);
 	pthread_cond_broadcast(&supply->changed);
 }
 
@@ -286,6 +311,30 @@ static void *make_main(void *user)
 	}
 	pthread_mutex_unlock(&supply->mutex);
 	return NULL;
+}
+
+static json_t *view_image(const struct page_supply *supply, const struct image *image)
+{
+	json_t *owners = json_array();
+	for (size_t i = 0; i < image->owner_count; i++)
+		json_array_append_new(owners, json_string(supply->owners[image->owners[i]]));
+	const char *state = image->due || image->being_made ? "indexing" : image->shared ? "ready" : "failed";
+	json_t *view = json_pack("{s:s, s:s, s:b, s:o, s:I}", "path", image->path, "state", state, "public", (int)image->is_public, "owners",
+				 owners, "pages", (json_int_t)(image->shared ? image_index_pages(image->shared->index) : 0));
+	json_object_set_new(view, "problem",
+			    image->problem ? json_pack("{s:s, s:s}", "code", error_code_name(image->problem->code), "message",
+						       image->problem->message)
+					   : json_null());
+	return view;
+}
+
+json_t *page_supply_view(struct page_supply *supply)
+{
+	json_t *views = json_array();
+	LOCK_SCOPE(&supply->mutex);
+	for (size_t i = 0; i < supply->image_count; i++)
+		json_array_append_new(views, view_image(supply, supply->images[i]));
+	return views;
 }
 
 bool page_supply_wait(struct page_supply *supply, int64_t timeout_ms)
@@ -328,6 +377,7 @@ void page_supply_free(struct page_supply *supply)
 	pthread_join(supply->maker, NULL);
 	for (size_t i = 0; i < supply->image_count; i++) {
 		let_go(supply->images[i]->shared);
+		error_free(supply->images[i]->problem);
 		free(supply->images[i]->owners);
 		free(supply->images[i]->path);
 		free(supply->images[i]);

@@ -12,6 +12,7 @@
 #ifndef FERRY_RELAY_PAGE_SUPPLY_H
 #define FERRY_RELAY_PAGE_SUPPLY_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -35,6 +36,8 @@ void page_supply_free(struct page_supply *supply);
 /* This file or device is a disk of a VM of this owner (NULL: is public): make an index of it in the background, unless there is one of
  * its present content. An image that cannot be read is logged and left out. */
 void page_supply_add_image(struct page_supply *supply, const char *path, const char *owner);
+/* [{path, state: indexing | ready | failed, public, owners, pages, problem: {code, message} or null}]. The caller owns it. */
+json_t *page_supply_view(struct page_supply *supply);
 /* Until all indexes are made; false: it takes longer. */
 bool page_supply_wait(struct page_supply *supply, int64_t timeout_ms);
 

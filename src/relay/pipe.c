@@ -158,7 +158,6 @@ static int add_half(struct relay_pipe *pipe, const struct relay_pipe_options *op
 	const struct page_sender_options sender = {
 		.fd = options->qemu_fd,
 		.link = pipe->link,
-		.block_bytes = MEMORY_BLOCK_BYTES,
 		.ask = options->ask,
 		.copies_bytes = options->copies_bytes,
 	};

@@ -268,6 +268,12 @@ static void *janitor_main(void *user)
 
 /* ---- life of the inventory ---- */
 
+static void tell_defined(const struct inventory *inventory, const struct definition *definition)
+{
+	if (definition && inventory->options.defined)
+		inventory->options.defined(inventory->options.user, definition);
+}
+
 static int load_row(void *user, const struct database_row *row, struct error **e)
 {
 	struct inventory *inventory = user;
@@ -285,6 +291,7 @@ static int load_row(void *user, const struct database_row *row, struct error **e
 	entry->vm.epoch = (uint64_t)database_integer(row, 3);
 	entry->vm.definition = definition;
 	entry_insert(inventory, entry);
+	tell_defined(inventory, definition);
 	return 0;
 }
 
@@ -517,6 +524,8 @@ int vm_write_row(struct inventory *inventory, const struct vm *vm, const char *o
 
 void vm_apply(struct inventory *inventory, struct vm *vm, const char *owner, uint64_t epoch, struct definition *definition)
 {
+	if (definition != vm->definition)
+		tell_defined(inventory, definition);
 	LOCK_SCOPE(&inventory->mutex);
 	if (owner != vm->owner) {
 		free(vm->owner);

@@ -41,6 +41,10 @@ struct inventory_options {
 	const char *host_name; /* what `owner` says of VMs that are ours */
 	const struct vm_driver *driver;
 	const struct driver_host *driver_host;
+	/* A VM has this definition here now: read at the start, defined, or come from another host. On any thread; no lock of the
+	 * inventory's is held. NULL: nobody wants to know. */
+	void (*defined)(void *user, const struct definition *definition);
+	void *user;
 };
 
 /* Read the journal. Machines are not looked for yet. */
