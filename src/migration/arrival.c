@@ -20,10 +20,7 @@ void arrival_free(struct destination_arrival *arrival)
 {
 	if (!arrival)
 		return;
-	if (arrival->pipe)
-		relay_gate_forget(arrival->gate, arrival->ticket);
-	relay_pipe_free(arrival->pipe);
-	page_supplier_free(arrival->supplier);
+	arrival_relay_free(arrival->relay);
 	data_port_release(&arrival->port);
 	loop_source_remove(arrival->timer);
 	offer_done(&arrival->offer);

@@ -21,10 +21,7 @@ struct destination_arrival {
 	bool checks_failed;	   /* nor can this one */
 	struct checks_file files[DEFINITION_DISKS_MAX];
 	struct offer offer;
-	struct relay_gate *gate;	   /* of the ticket */
-	char ticket[RANDOM_ID_SIZE];	   /* with which the source's relay comes; "": it does not */
-	struct page_supplier *supplier;	   /* of pages that this host has */
-	struct relay_pipe *pipe;	   /* from it to QEMU */
+	struct arrival_relay *relay; /* NULL: memory does not come by the relay */
 	bool new_here;                     /* the VM was unknown before: a refusal forgets it again */
 	struct definition *old_definition; /* what was kept of an earlier stay here; a refusal brings it back */
 	char *old_owner;		   /* and what was known of the owner: NULL when a restart has lost it */
@@ -90,5 +87,16 @@ int arrival_mend(struct migration_host *host, struct migration *migration, const
 		 struct error **e) MUST_CHECK;
 /* Set the last status and keep the record. */
 void arrival_end(struct migration_host *host, struct migration *migration, enum migration_status status);
+
+/* ---- arrival_relay.c ---- */
+
+/* From now on the source may connect. */
+struct arrival_relay *arrival_relay_new(struct relay_gate *gate, const char *source);
+void arrival_relay_free(struct arrival_relay *relay);
+/* {port, ticket}, for the source. */
+json_t *arrival_relay_view(const struct arrival_relay *relay);
+/* The end of the relay here begins, for a VM of this owner; the socket for QEMU is the caller's. */
+int arrival_relay_open(struct arrival_relay *relay, const struct migration_host *host, const char *owner, int *ret_fd, struct error **e)
+	MUST_CHECK;
 
 #endif

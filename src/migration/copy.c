@@ -120,14 +120,22 @@ static void copy_sample_dirty_rate(struct copy *copy, unsigned int pass)
 	log_info("sampled dirty_bytes_per_s=%llu", (unsigned long long)bytes_per_s);
 }
 
+static int copy_set_bandwidth(struct copy *copy, uint64_t bytes_per_s, struct error **e)
+{
+	if (!copy->migration->pipe)
+		return copy->driver->move_set_bandwidth(copy->machine, bytes_per_s, e);
+	relay_pipe_limit_rate(copy->migration->pipe, bytes_per_s);
+	return 0;
+}
+
 /* QEMU counts what it has sent in slices of 100 ms, and with several channels exceeds each by what these had taken already:
  * by two fifths at 20 MB/s. So it is told less, in proportion, until what was asked for is what goes out. */
 static int copy_hold_bandwidth(struct copy *copy, const struct move_sample *sample, struct error **e)
 {
 	const uint64_t wanted = copy->migration->request.promise.bandwidth_bytes_per_s;
 	int64_t elapsed_us = sample->at_us - copy->bandwidth_us;
-	if (!wanted || (copy->bandwidth_us && elapsed_us < BANDWIDTH_PERIOD_US))
-		return 0;
+	if (!wanted || copy->migration->pipe || (copy->bandwidth_us && elapsed_us < BANDWIDTH_PERIOD_US))
+		return 0; /* the relay keeps to what it is told */
 	uint64_t told = copy->bandwidth_told ? copy->bandwidth_told : wanted;
 	uint64_t sent = sample->transferred_bytes - copy->bandwidth_transferred;
 	if (copy->bandwidth_us && sent > 0) {
@@ -191,8 +199,7 @@ static int copy_take_requests(struct copy *copy, struct error **e)
 		copy->bandwidth_us = 0;
 		migration_note_decision(copy->migration, "the promise was changed on request");
 		log_info("the promise was changed on request");
-		if (copy->driver->move_set_bandwidth(copy->machine, bandwidth, e) < 0 ||
-		    (!copy->hurried && copy_tell_settings(copy, &copy->converge.settings, e) < 0))
+		if (copy_set_bandwidth(copy, bandwidth, e) < 0 || (!copy->hurried && copy_tell_settings(copy, &copy->converge.settings, e) < 0))
 			return -1;
 	}
 	if (!copy->hurried && migration_complete_requested(copy->migration)) {

@@ -24,10 +24,8 @@
  */
 #include "migration/destination.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/cleanup.h"
 #include "base/fault.h"
@@ -199,10 +197,8 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 					      (int)arrival->port.port, "token", arrival->port.token, "trusted",
 					      (int)socket_address_in_networks(host->data_address, host->trusted)));
 		if (offer.relay) {
-			arrival->gate = host->gate;
-			random_id(arrival->ticket);
-			json_object_set_new(answer, "relay",
-					    json_pack("{si ss}", "port", (int)relay_gate_port(host->gate), "ticket", arrival->ticket));
+			arrival->relay = arrival_relay_new(host->gate, offer.source);
+			json_object_set_new(answer, "relay", arrival_relay_view(arrival->relay));
 		}
 		migration = migration_new(host->migrations, offer.migration_id, MIGRATION_DESTINATION,
 					  offer.definition->name, offer.definition->uuid, offer.source, host->name,
@@ -218,33 +214,6 @@ int destination_check(struct migration_host *host, const char *caller, const jso
 }
 
 /* ---- prepare ---- */
-
-static void add_relay_connection(void *user, struct relay_connection *connection)
-{
-	relay_pipe_add(user, connection);
-}
-
-/* The end of the relay here, and the socket for QEMU, which is the caller's. */
-static int open_relay(struct migration_host *host, struct migration *migration, int *ret_fd, struct error **e)
-{
-	struct destination_arrival *arrival = migration->arrival;
-	int fds[2];
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
-		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
-	if (host->supply)
-		arrival->supplier = page_supplier_new(host->supply, arrival->offer.definition->owner);
-	const struct relay_pipe_options options = {
-		.qemu_fd = fds[1], .patience_ms = host->times.prepare_timeout_ms, .supplier = arrival->supplier};
-	arrival->pipe = relay_pipe_new(&options, e);
-	if (!arrival->pipe) {
-		close(fds[0]);
-		close(fds[1]);
-		return -1;
-	}
-	relay_gate_expect(host->gate, arrival->ticket, migration->source, add_relay_connection, arrival->pipe);
-	*ret_fd = fds[0];
-	return 0;
-}
 
 /* Make the VM known here, owned by the source, and start its machine. On failure the caller refuses. */
 static int start_arrival(struct migration_host *host, struct migration *migration, struct error **e)
@@ -287,7 +256,7 @@ static int start_arrival(struct migration_host *host, struct migration *migratio
 	struct machine *machine = NULL;
 	cleanup_close int stream_fd = -1;
 	data_port_release(&arrival->port); /* the machine listens there now */
-	if (*arrival->ticket && open_relay(host, migration, &stream_fd, e) < 0)
+	if (arrival->relay && arrival_relay_open(arrival->relay, host, vm->definition->owner, &stream_fd, e) < 0)
 		return -1;
 	move.stream_fd = stream_fd > 0 ? stream_fd : 0;
 	if (inventory_driver(host->inventory)

@@ -19,10 +19,8 @@
  */
 #include "migration/source.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/cleanup.h"
 #include "base/json.h"
@@ -30,7 +28,6 @@
 #include "base/xalloc.h"
 #include "migration/resolve.h"
 #include "migration/source_steps.h"
-
 
 /* ---- prepare ---- */
 
@@ -74,37 +71,6 @@ static int source_prepare(struct source *s, struct error **e)
 	return source_stop_requested(s, e);
 }
 
-/* ---- the relay ---- */
-
-/* The end of the relay here, connected, and the socket for QEMU, which is the caller's. */
-static int source_open_relay(struct source *s, int *ret_fd, struct error **e)
-{
-	int fds[2];
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
-		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
-	const struct relay_pipe_options options = {
-		.qemu_fd = fds[1],
-		.source = true,
-		.patience_ms = s->host->times.prepare_timeout_ms,
-		.ask = true,
-		.copies_bytes = s->host->copies_bytes,
-	};
-	*ret_fd = fds[0];
-	s->migration->pipe = relay_pipe_new(&options, e);
-	if (!s->migration->pipe) {
-		close(fds[1]);
-		return -1;
-	}
-	for (unsigned int i = 0; i < s->migration->request.channels; i++) {
-		struct relay_connection *connection = NULL;
-		if (relay_gate_connect(s->migration->destination, s->data_address, s->relay_port, s->host->files, s->relay_ticket,
-				       s->host->times.check_timeout_ms, &connection, e) < 0)
-			return -1;
-		relay_pipe_add(s->migration->pipe, connection);
-	}
-	return 0;
-}
-
 /* ---- the worker ---- */
 
 static void source_done(struct source *s, bool peer_broken)
@@ -112,7 +78,7 @@ static void source_done(struct source *s, bool peer_broken)
 	peers_give_back(s->host->peers, s->migration->destination, s->peer, peer_broken);
 	offer_done(&s->offer);
 	json_decref(s->description);
-	relay_pipe_free(take_ptr(s->migration->pipe));
+	source_relay_free(s);
 	explicit_bzero(s->tls_key_hex, sizeof(s->tls_key_hex));
 }
 
@@ -145,11 +111,12 @@ static int source_move(struct source *s, struct error **e)
 	struct move_options move;
 	cleanup_close int stream_fd = -1;
 	source_fill_move(s, &move);
-	if (*s->relay_ticket) {
-		if (source_open_relay(s, &stream_fd, e) < 0)
+	if (s->relay) {
+		if (source_relay_open(s, &stream_fd, e) < 0)
 			return -1;
 		move.stream_fd = stream_fd;
 		move.channels = 1;
+		move.bandwidth_bytes_per_s = 0; /* it is the relay's to keep */
 	}
 	if (copy_run(s->host, migration, s->machine, &move, &s->forecast, &s->copied, e) < 0)
 		return -1;

@@ -218,9 +218,10 @@ static int source_read_check_answer(struct source *s, const json_t *answer, json
 			return -1;
 		if (!offer_id_valid(ticket))
 			return error_set(e, ERROR_PEER_PROTOCOL, "relay.ticket is not an id");
-		s->relay_port = (uint16_t)port;
-		snprintf(s->relay_ticket, sizeof(s->relay_ticket), "%s", ticket);
-		return 0; /* it is connected to when there is something to send */
+		struct error *problem = NULL;
+		if (source_relay_reach(s, (uint16_t)port, ticket, &problem) < 0)
+			checks_add_error(failures, "source", problem);
+		return 0;
 	}
 	/* Plain text only where both sides' configuration calls the network trusted. */
 	if (!trusted || !socket_address_in_networks(s->data_address, s->host->trusted))

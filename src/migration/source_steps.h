@@ -24,8 +24,7 @@ struct source {
 	char data_address[64]; /* the destination's */
 	uint16_t data_port;
 	char probe_token[RANDOM_ID_SIZE];
-	uint16_t relay_port;		      /* its gate's */
-	char relay_ticket[RANDOM_ID_SIZE];    /* "": the copy goes from QEMU to QEMU */
+	struct source_relay *relay; /* NULL: the copy goes from QEMU to QEMU */
 	char tls_key_hex[OFFER_KEY_HEX_SIZE]; /* "" when the copy goes in plain text */
 	bool news_pending; /* the destination has not heard how it has ended */
 	bool remains;      /* the VM is the destination's, and our QEMU could not be ended */
@@ -98,5 +97,13 @@ void source_owe_news(struct source *s);
 void source_await_cleanup(struct source *s);
 /* The end: set the status, keep the record. */
 void source_end(struct source *s, enum migration_status status);
+
+/* ---- source_relay.c ---- */
+
+/* Connect to the destination's gate. On failure, too, s->relay is to be freed. */
+int source_relay_reach(struct source *s, uint16_t port, const char *ticket, struct error **e) MUST_CHECK;
+/* The end of the relay here begins; the socket for QEMU is the caller's. */
+int source_relay_open(struct source *s, int *ret_fd, struct error **e) MUST_CHECK;
+void source_relay_free(struct source *s);
 
 #endif

@@ -45,6 +45,7 @@
 #define WHY_MAX_BYTES 1024
 #define COMPRESSION_LEVEL 1
 #define LAST_WORD_US 1000000
+#define RATE_BURST_US 5000 /* a limited rate is kept over any time longer than this */
 #define BLOCK_PARTS 8 /* the shortest block is such a part of the longest */
 #define BLOCKS_ON_THE_WAY 4 /* at least, unless they are the shortest */
 
@@ -109,6 +110,8 @@ struct relay_link {
 	uint64_t out_taken; /* the other side has taken all before */
 	uint64_t out_bytes; /* on the way: committed, and not taken */
 	struct pace pace;
+	uint64_t rate_bytes_per_s; /* the limit; 0: none */
+	int64_t rate_free_us;	   /* when what was sent before will have used up its time */
 	bool out_reserved, out_ended;
 
 	struct in_slot *in;
@@ -228,22 +231,48 @@ static int send_taken(struct member *member)
 	return r;
 }
 
-/* Compressed, if that is less. The slot is ours as long as this takes, and nothing is locked. */
-static int send_packed(struct member *member, const struct out_slot *slot)
+/* What goes for this block: compressed, if that is less. The slot is ours as long as this takes, and nothing is locked. */
+static const uint8_t *pack(struct member *member, const struct out_slot *slot, size_t *ret_bytes)
 {
+	*ret_bytes = HEAD_BYTES + slot->length;
 	if (slot->length == 0 || !thrift_tries(&member->thrift))
-		return relay_connection_send(member->connection, slot->buffer, HEAD_BYTES + slot->length, NULL);
+		return slot->buffer;
 	const size_t packed = ZSTD_compressCCtx(member->packer, member->out_packed + HEAD_BYTES, slot->length, slot->buffer + HEAD_BYTES,
 						slot->length, COMPRESSION_LEVEL);
 	const bool less = !ZSTD_isError(packed) && packed < slot->length; /* an error: it does not fit into as much */
 	thrift_note(&member->thrift, slot->length, less ? packed : slot->length);
 	if (!less)
-		return relay_connection_send(member->connection, slot->buffer, HEAD_BYTES + slot->length, NULL);
+		return slot->buffer;
 	struct frame frame = frame_read(slot->buffer);
 	frame.length = (uint32_t)packed;
 	frame.packed = 1;
 	frame_write(member->out_packed, &frame);
-	return relay_connection_send(member->connection, member->out_packed, HEAD_BYTES + packed, NULL);
+	*ret_bytes = HEAD_BYTES + packed;
+	return member->out_packed;
+}
+
+/* Until so much more may be sent. */
+static void wait_for_rate(struct member *member, size_t bytes)
+{
+	struct relay_link *link = member->link;
+	LOCK_SCOPE(&link->mutex);
+	const int64_t now_us = clock_monotonic_us();
+	if (link->rate_bytes_per_s == 0)
+		return;
+	if (link->rate_free_us < now_us - RATE_BURST_US)
+		link->rate_free_us = now_us - RATE_BURST_US;
+	const int64_t from_us = link->rate_free_us;
+	link->rate_free_us += (int64_t)((double)bytes * 1e6 / (double)link->rate_bytes_per_s);
+	while (!link->closing && !link->why && !member->broken && link->rate_bytes_per_s > 0 && clock_monotonic_us() < from_us)
+		(void)cond_wait_until(&link->changed, &link->mutex, from_us);
+}
+
+static int send_packed(struct member *member, const struct out_slot *slot)
+{
+	size_t bytes;
+	const uint8_t *data = pack(member, slot, &bytes);
+	wait_for_rate(member, bytes);
+	return relay_connection_send(member->connection, data, bytes, NULL);
 }
 
 /* It stays in its slot, and the slot belongs to it, until the other side has taken it. */
@@ -559,6 +588,21 @@ size_t relay_link_connections(struct relay_link *link)
 	return link->whole_members;
 }
 
+bool relay_link_await_fewer(struct relay_link *link, size_t count, int64_t at_least_ms)
+{
+	const int64_t from_us = clock_monotonic_us() + at_least_ms * 1000;
+	LOCK_SCOPE(&link->mutex);
+	while (!link->why && !is_over(link)) {
+		if (clock_monotonic_us() < from_us)
+			(void)cond_wait_until(&link->changed, &link->mutex, from_us);
+		else if (link->whole_members >= count)
+			pthread_cond_wait(&link->changed, &link->mutex);
+		else
+			return true;
+	}
+	return false;
+}
+
 /* The mutex is held. */
 static int fail_if_broken(struct relay_link *link, struct error **e)
 {
@@ -641,6 +685,14 @@ void relay_link_break(struct relay_link *link, const struct error *why)
 {
 	LOCK_SCOPE(&link->mutex);
 	break_link(link, error_copy(why));
+}
+
+void relay_link_limit_rate(struct relay_link *link, uint64_t bytes_per_s)
+{
+	LOCK_SCOPE(&link->mutex);
+	link->rate_bytes_per_s = bytes_per_s;
+	link->rate_free_us = 0;
+	pthread_cond_broadcast(&link->changed);
 }
 
 uint64_t relay_link_wire_bytes(struct relay_link *link)

@@ -42,6 +42,10 @@ void relay_link_add(struct relay_link *link, struct relay_connection *connection
 /* How many there are that are not broken. */
 size_t relay_link_connections(struct relay_link *link);
 
+/* Wait until there are fewer than so many whole ones, and for at_least_ms in any case: true; false when nothing is left to be sent or taken, or the
+ * link is broken. */
+bool relay_link_await_fewer(struct relay_link *link, size_t count, int64_t at_least_ms);
+
 /* Room for one block of up to out_block_bytes: waits for it. Fails when the link is broken. */
 int relay_link_reserve(struct relay_link *link, uint8_t **ret, struct error **e) MUST_CHECK;
 /* How long a block should be at present, out_block_bytes at most: on a slow link a long one would be in the way of what follows. */
@@ -50,6 +54,9 @@ size_t relay_link_block_bytes(struct relay_link *link);
 void relay_link_commit(struct relay_link *link, size_t size_bytes);
 /* Nothing follows, and room that is reserved is not wanted; waits until the other side has taken all, at most timeout_ms. */
 int relay_link_end(struct relay_link *link, int64_t timeout_ms, struct error **e) MUST_CHECK;
+
+/* No more than this over all its connections, frames' heads and all, but neither TLS's nor TCP's; 0: as fast as it goes. */
+void relay_link_limit_rate(struct relay_link *link, uint64_t bytes_per_s);
 
 /* Break it: waits end, and the other side is told why if it can be. */
 void relay_link_break(struct relay_link *link, const struct error *why);

@@ -210,18 +210,23 @@ struct relay_pipe *relay_pipe_new(const struct relay_pipe_options *options, stru
 	return pipe;
 }
 
-void relay_pipe_free(struct relay_pipe *pipe)
+void relay_pipe_end(struct relay_pipe *pipe)
 {
 	cleanup_error struct error *why = NULL;
-	if (!pipe)
-		return;
 	pthread_mutex_lock(&pipe->mutex);
 	const bool over = pipe->in_ended && pipe->out_ended;
 	pthread_mutex_unlock(&pipe->mutex);
-	if (!over) {
-		error_set(&why, ERROR_CANCELLED, "it is not wanted any more");
-		relay_pipe_break(pipe, why);
-	}
+	if (over)
+		return;
+	error_set(&why, ERROR_CANCELLED, "it is not wanted any more");
+	relay_pipe_break(pipe, why);
+}
+
+void relay_pipe_free(struct relay_pipe *pipe)
+{
+	if (!pipe)
+		return;
+	relay_pipe_end(pipe);
 	pthread_join(pipe->reader, NULL);
 	close(pipe->fd);
 	free_halves(pipe);
@@ -235,6 +240,11 @@ void relay_pipe_add(struct relay_pipe *pipe, struct relay_connection *connection
 size_t relay_pipe_connections(struct relay_pipe *pipe)
 {
 	return relay_link_connections(pipe->link);
+}
+
+bool relay_pipe_await_fewer(struct relay_pipe *pipe, size_t count, int64_t at_least_ms)
+{
+	return relay_link_await_fewer(pipe->link, count, at_least_ms);
 }
 
 int relay_pipe_wait(struct relay_pipe *pipe, int64_t timeout_ms, struct error **e)
@@ -255,6 +265,11 @@ void relay_pipe_break(struct relay_pipe *pipe, const struct error *why)
 {
 	relay_link_break(pipe->link, why);
 	note_broken(pipe, why);
+}
+
+void relay_pipe_limit_rate(struct relay_pipe *pipe, uint64_t bytes_per_s)
+{
+	relay_link_limit_rate(pipe->link, bytes_per_s);
 }
 
 uint64_t relay_pipe_wire_bytes(struct relay_pipe *pipe)

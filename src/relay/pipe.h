@@ -37,11 +37,18 @@ void relay_pipe_add(struct relay_pipe *pipe, struct relay_connection *connection
 /* How many are whole. */
 size_t relay_pipe_connections(struct relay_pipe *pipe);
 
+/* See relay_link_await_fewer(). */
+bool relay_pipe_await_fewer(struct relay_pipe *pipe, size_t count, int64_t at_least_ms);
+
 /* Wait until both ways have ended: 0. Fails when it broke, or with ERROR_TIMEOUT. */
 int relay_pipe_wait(struct relay_pipe *pipe, int64_t timeout_ms, struct error **e) MUST_CHECK;
 /* Both QEMUs see the end of their sockets; the other end is told why. */
 void relay_pipe_break(struct relay_pipe *pipe, const struct error *why);
+/* It is not wanted any more: break it, unless it is over. */
+void relay_pipe_end(struct relay_pipe *pipe);
 
+/* See relay_link_limit_rate(). */
+void relay_pipe_limit_rate(struct relay_pipe *pipe, uint64_t bytes_per_s);
 uint64_t relay_pipe_wire_bytes(struct relay_pipe *pipe);
 /* Of a source: how the pages went. */
 void relay_pipe_counts(struct relay_pipe *pipe, struct page_sender_counts *ret);

@@ -21,7 +21,7 @@
 
 static const char good[] = "{\"protocol\": 1, \"migration\": \"" ID
 			   "\", \"source\": \"host-a\", \"journal\": \"" JOURNAL "\", \"epoch\": 7,"
-			   " \"paused\": true, \"channels\": 4, \"postcopy\": true, \"tls_key_hex\": \"" KEY "\","
+			   " \"paused\": true, \"channels\": 4, \"postcopy\": true, \"relay\": false, \"tls_key_hex\": \"" KEY "\","
 			   " \"definition\": {\"name\": \"web-1\", \"uuid\": \"0b3f1a9e-7c2d-4e5f-8a6b-112233445566\", "
 			   "\"memory_mib\": 512,"
 			   "   \"disks\": [{\"target\": \"vda\", \"path\": \"/srv/a\", \"format\": \"raw\"}]},"
