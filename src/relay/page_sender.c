@@ -354,6 +354,7 @@ static size_t wait_for_room(struct page_sender *sender)
 		const uint64_t inside = sender->read - sender->freed;
 		/* What is not whole yet must become so. */
 		const uint64_t most = sender->parsed == sender->freed ? RING_BYTES : sender->ahead_bytes;
+		assert(most <= RING_BYTES);
 		if (inside < most) {
 			look_up(sender);
 			return most - inside < READ_BYTES ? (size_t)(most - inside) : READ_BYTES;
@@ -562,7 +563,7 @@ static bool wait_for_something(struct page_sender *sender)
 			return false;
 		if (sender->entries_said < sender->entries_made && sender->reader_waits && sender->ahead_bytes < RING_BYTES) {
 			/* Only an answer is awaited, and meanwhile nothing more is read. */
-			sender->ahead_bytes *= 2;
+			sender->ahead_bytes = sender->ahead_bytes * 2 < RING_BYTES ? sender->ahead_bytes * 2 : RING_BYTES;
 			pthread_cond_broadcast(&sender->changed);
 		}
 		pthread_cond_wait(&sender->changed, &sender->mutex);

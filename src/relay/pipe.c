@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/xalloc.h"
 #include "relay/link.h"
 #include "relay/page_receiver.h"
@@ -86,10 +87,13 @@ static void note_broken(struct relay_pipe *pipe, const struct error *why)
 {
 	shutdown(pipe->fd, SHUT_RDWR);
 	pthread_mutex_lock(&pipe->mutex);
-	if (!pipe->why)
+	const bool first = !pipe->why;
+	if (first)
 		pipe->why = error_copy(why);
 	pthread_cond_broadcast(&pipe->changed);
 	pthread_mutex_unlock(&pipe->mutex);
+	if (first && why->code != ERROR_CANCELLED)
+		log_failure(LOG_LEVEL_WARNING, "the relay of a migration has broken", why);
 	if (pipe->sender)
 		page_sender_stop(pipe->sender);
 }
