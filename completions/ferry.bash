@@ -63,7 +63,7 @@ _ferry()
 	grep -q "^$first " <<<"$verbs" && verb="$first $second"
 	case $previous in
 	--output) candidates="json text" ;;
-	--transport) candidates="auto native" ;;
+	--transport) candidates="auto native relay" ;;
 	--converge) candidates="none throttle throttle,postcopy throttle,pause= postcopy pause=" ;;
 	--policy) candidates="ferry qemu auto-converge fixed fixed-throttle proxmox ovirt ovirt-suspend kubevirt" ;;
 	--owner | --fenced) candidates=$(_ferry_doubts "${third:-.}") ;;
@@ -87,7 +87,7 @@ _ferry()
 			candidates=$("${COMP_WORDS[0]}" $verb --help 2>/dev/null | sed -nE 's/^  (--[a-z-]+).*/\1/p')
 		else
 			case $verb in
-			"vm define" | "stream analyze")
+			"vm define" | "stream analyze" | "image index" | "image forget")
 				mapfile -t COMPREPLY < <(compgen -f -- "$current")
 				return
 				;;

@@ -112,6 +112,8 @@ int migration_request_parse(const json_t *json, struct migration_request *ret, s
 		return error_set(e, ERROR_INVALID_ARGUMENT, "post-copy needs one channel, not %lld", (long long)channels);
 	if (strcmp(transport, "auto") != 0 && strcmp(transport, "native") != 0 && strcmp(transport, "relay") != 0)
 		return error_set(e, ERROR_INVALID_ARGUMENT, "transport '%s' is not one of auto, native, relay", transport);
+	if (strcmp(transport, "relay") == 0 && migration_promise_allows(&request.promise, CONVERGE_POSTCOPY))
+		return error_set(e, ERROR_INVALID_ARGUMENT, "the relay does not carry post-copy yet; leave one of the two out");
 	request.policy = converge_policy_find(policy);
 	if (!request.policy)
 		return error_no_policy(policy, e);

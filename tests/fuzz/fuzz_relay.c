@@ -60,8 +60,11 @@ static void take_blocks(const uint8_t *data, size_t size)
 	uint16_t length;
 	const uint8_t *block;
 	REQUIRE(receiver);
-	while (!e && bytes_take_u16(&bytes, &length) && bytes_take(&bytes, length < bytes_left(&bytes) ? length : bytes_left(&bytes), &block))
-		REQUIRE((page_receiver_take(receiver, block, length < size ? (size_t)(bytes.data + bytes.at - block) : length, &e) < 0) == (e != NULL));
+	while (!e && bytes_take_u16(&bytes, &length)) {
+		const size_t part = length < bytes_left(&bytes) ? length : bytes_left(&bytes);
+		REQUIRE(bytes_take(&bytes, part, &block));
+		REQUIRE((page_receiver_take(receiver, block, part, &e) < 0) == (e != NULL));
+	}
 	if (e)
 		REQUIRE(e->code == ERROR_PEER_PROTOCOL || e->code == ERROR_DATA_RELAY);
 	error_free(e);
