@@ -18,6 +18,7 @@
 
 const struct verb_option image_options[] = {
 	{"owner", "LABEL", "for VMs whose definition names this owner (those without one)"},
+	{"format", "raw|qcow2", "of qcow2, what it stands on as well (raw)"},
 	{"public", NULL, "for VMs of everybody: nothing in it is a secret"},
 	{"detach", NULL, "do not wait"},
 	{NULL},
@@ -90,6 +91,8 @@ int run_image_index(struct cli *cli)
 		return cli_usage(cli, "the path is not UTF-8");
 	if (owner)
 		json_object_set_new(body, "owner", json_string(owner));
+	if (cli_option(cli, "format"))
+		json_object_set_new(body, "format", json_string(cli_option(cli, "format")));
 	if (client_open(cli, &client, &e) < 0 || client_request(client, "POST", "/v1/images", body, CLIENT_TIMEOUT_MS, &answer, &e) < 0)
 		return cli_fail(cli, e);
 	if (cli_flag(cli, "detach")) {

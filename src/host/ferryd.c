@@ -128,7 +128,8 @@ static int start_server(struct ferryd *ferryd, struct error **e)
 static void add_images(void *user, const struct definition *definition)
 {
 	for (size_t i = 0; i < definition->disk_count; i++)
-		page_supply_add_image(user, definition->disks[i].path, definition->owner);
+		page_supply_add_image(user, definition->disks[i].path, strcmp(definition->disks[i].format, "qcow2") == 0,
+				      definition->owner);
 }
 
 static int start(struct ferryd *ferryd, struct error **e)

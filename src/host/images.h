@@ -13,7 +13,8 @@
 
 /* Give those that are remembered to the supply. */
 int images_open(struct database *db, struct page_supply *supply, struct error **e) MUST_CHECK;
-/* Body {path, owner} or {path, public: true}; neither: for VMs without an owner. */
+/* Body {path, owner, format} or {path, public: true, format}; no owner: for VMs without one. Of format "qcow2", what it stands on is
+ * prepared, too; "raw" by default. */
 int images_add(struct database *db, struct page_supply *supply, const json_t *body, struct error **e) MUST_CHECK;
 /* Body {path}: it is not prepared any more. ERROR_NOT_FOUND where it was not. It serves on until ferryd is started anew. */
 int images_remove(struct database *db, const json_t *body, struct error **e) MUST_CHECK;

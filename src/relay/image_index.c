@@ -10,10 +10,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -87,6 +89,18 @@ int image_version_read(const char *path, struct image_version *ret, struct error
 {
 	cleanup_close int fd = open_image(path, ret, e);
 	return fd < 0 ? -1 : 0;
+}
+
+int image_check_local(const char *path, struct error **e)
+{
+	static const unsigned int remote[] = {NFS_SUPER_MAGIC, CEPH_SUPER_MAGIC, CIFS_SUPER_MAGIC, SMB2_SUPER_MAGIC, V9FS_MAGIC};
+	struct statfs status;
+	if (statfs(path, &status) < 0)
+		return error_set_errno(e, errno == ENOENT ? ERROR_NOT_FOUND : ERROR_SYSTEM, errno, "%s", path);
+	for (size_t i = 0; i < sizeof(remote) / sizeof(remote[0]); i++)
+		if ((unsigned int)status.f_type == remote[i])
+			return error_set(e, ERROR_UNSUPPORTED, "%s is on a network's file system, from which nothing is supplied", path);
+	return 0;
 }
 
 bool image_version_equal(const struct image_version *a, const struct image_version *b)

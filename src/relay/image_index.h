@@ -27,6 +27,8 @@ struct image_version {
 
 /* ERROR_NOT_FOUND, ERROR_SYSTEM, or ERROR_INVALID_ARGUMENT where it is neither a file nor a disk. */
 int image_version_read(const char *path, struct image_version *ret, struct error **e) MUST_CHECK;
+/* ERROR_UNSUPPORTED where it lies on a network's file system: to look for pages in it would send it over a network instead. */
+int image_check_local(const char *path, struct error **e) MUST_CHECK;
 bool image_version_equal(const struct image_version *a, const struct image_version *b);
 
 /* Read the image and write its index, which takes the place of one that is there when it is whole. Takes a core for about a second a

@@ -45,7 +45,7 @@ struct image {
 	char *path;
 	uint32_t *owners;
 	size_t owner_count;
-	bool is_public;
+	bool is_public, is_qcow2;
 	bool due, being_made;
 	int64_t made_ms; /* 0: never */
 	struct error *problem; /* of the last attempt; NULL: it was good */
@@ -148,14 +148,15 @@ static bool is_due(const struct image *image)
 	return image->made_ms == 0 || clock_monotonic_ms() - image->made_ms > AGAIN_MS;
 }
 
-void page_supply_add_image(struct page_supply *supply, const char *path, const char *owner)
+void page_supply_add_image(struct page_supply *supply, const char *path, bool is_qcow2, const char *owner)
 {
 	LOCK_SCOPE(&supply->mutex);
 	struct image *image = image_of(supply, path);
 	if (!image)
 		return;
 	serve(supply, image, owner);
-	image->due |= is_due(image);
+	image->due |= is_due(image) || (is_qcow2 && !image->is_qcow2);
+	image->is_qcow2 |= is_qcow2;
 	pthread_cond_broadcast(&supply->changed);
 }
 
@@ -185,7 +186,7 @@ static int open_fresh(const char *image_path, const char *path, const struct ima
 static int provide_index(struct page_supply *supply, const char *image_path, struct image_index **ret, struct error **e)
 {
 	struct image_version version;
-	if (image_version_read(image_path, &version, e) < 0)
+	if (image_check_local(image_path, e) < 0 || image_version_read(image_path, &version, e) < 0)
 		return -1;
 	cleanup_free char *path = index_path(supply, &version);
 	if (open_fresh(image_path, path, &version, ret, NULL) == 0) {
@@ -255,11 +256,12 @@ static struct image *next_due(struct page_supply *supply)
 }
 
 /* What an image stands on serves whom it serves. */
-static void add_below(struct page_supply *supply, const struct image *image, const char *path)
+static void add_below(struct page_supply *supply, const struct image *image, const struct image_backing *backing)
 {
-	struct image *below = image_of(supply, path);
+	struct image *below = image_of(supply, backing->path);
 	if (!below)
 		return;
+	below->is_qcow2 |= backing->is_qcow2;
 	below->is_public |= image->is_public;
 	for (size_t i = 0; i < image->owner_count; i++)
 		serve(supply, below, supply->owners[image->owners[i]]);
@@ -271,16 +273,17 @@ static void make_index(struct page_supply *supply, struct image *image)
 {
 	struct image_index *index = NULL;
 	cleanup_error struct error *why = NULL;
-	cleanup_free char *below = NULL;
+	struct image_backing below = {0};
+	const bool is_qcow2 = image->is_qcow2;
 	image->due = false;
 	image->being_made = true;
 	pthread_mutex_unlock(&supply->mutex);
 	if (provide_index(supply, image->path, &index, &why) == 0) {
 		keep_space_bounded(supply);
-		if (image_backing_path(image->path, &below, &why) < 0)
+		if (is_qcow2 && image_backing_read(image->path, &below, &why) < 0)
 			log_failure(LOG_LEVEL_WARNING, "what an image stands on supplies no pages", why);
 	} else if (why->code != ERROR_CANCELLED) {
-		log_failure(LOG_LEVEL_WARNING, "an image supplies no pages", why);
+		log_failure(why->code == ERROR_UNSUPPORTED ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING, "an image supplies no pages", why);
 	}
 	pthread_mutex_lock(&supply->mutex);
 	image->being_made = false;
@@ -292,8 +295,9 @@ static void make_index(struct page_supply *supply, struct image *image)
 		image->shared = share(index);
 		supply->generation++;
 	}
-	if (below)
-		add_below(supply, image, below);
+	if (below.path)
+		add_below(supply, image, &below);
+	free(below.path);
 	pthread_cond_broadcast(&supply->changed);
 }
 

@@ -34,8 +34,9 @@ struct page_supply *page_supply_new(const struct page_supply_options *options);
 void page_supply_free(struct page_supply *supply);
 
 /* This file or device is a disk of a VM of this owner (NULL: is public): make an index of it in the background, unless there is one of
- * its present content. An image that cannot be read is logged and left out. */
-void page_supply_add_image(struct page_supply *supply, const char *path, const char *owner);
+ * its present content. What a qcow2 image stands on is added, too; say is_qcow2 only where that is known otherwise than from the file, which
+ * a guest may have written. An image that cannot be read is logged and left out. */
+void page_supply_add_image(struct page_supply *supply, const char *path, bool is_qcow2, const char *owner);
 /* [{path, state: indexing | ready | failed, public, owners, pages, problem: {code, message} or null}]. The caller owns it. */
 json_t *page_supply_view(struct page_supply *supply);
 /* Until all indexes are made; false: it takes longer. */

@@ -21,6 +21,7 @@
 #include "base/file.h"
 #include "base/xalloc.h"
 #include "qemu/delta.h"
+#include "qemu/image_chain.h"
 #include "qemu/stream_reader.h"
 #include "qemu/stream_writer.h"
 #include "relay/image_index.h"
@@ -435,7 +436,7 @@ static void test_images(void **state)
 	folder_make(&folder);
 	struct page_supply *supply = supply_of(&folder, 0);
 	cleanup_free char *image = make_image(&folder, "image", 100, 300);
-	page_supply_add_image(supply, image, "red");
+	page_supply_add_image(supply, image, false, "red");
 	assert_true(page_supply_wait(supply, LONG_MS));
 	for (int i = 0; i < 2; i++) {
 		struct page_supplier *supplier = page_supplier_new(supply, i == 0 ? "red" : "blue");
@@ -460,7 +461,7 @@ static void test_stale_image(void **state)
 	folder_make(&folder);
 	struct page_supply *supply = supply_of(&folder, 0);
 	cleanup_free char *image = make_image(&folder, "image", 0, MEMORY_PAGES);
-	page_supply_add_image(supply, image, "");
+	page_supply_add_image(supply, image, false, "");
 	assert_true(page_supply_wait(supply, LONG_MS));
 	free(make_image(&folder, "image", 5000, MEMORY_PAGES / 2)); /* into the same file */
 	struct page_supplier *supplier = page_supplier_new(supply, "");
@@ -512,7 +513,7 @@ static void mix(uint64_t seed)
 	folder_make(&folder);
 	struct page_supply *supply = supply_of(&folder, 1 << 20);
 	cleanup_free char *image = make_image(&folder, "image", 0, 200);
-	page_supply_add_image(supply, image, NULL);
+	page_supply_add_image(supply, image, false, NULL);
 	if (seed % 2)
 		assert_true(page_supply_wait(supply, LONG_MS));
 	struct page_supplier *supplier = page_supplier_new(supply, "");
@@ -659,13 +660,65 @@ static void test_index_space(void **state)
 	assert_int_equal(image_version_read(one, &version, NULL), 0);
 	cleanup_free char *first = xasprintf("%s/%lx-%lx.index", indexes, (unsigned long)version.device, (unsigned long)version.inode);
 	struct page_supply *supply = page_supply_new(&options);
-	page_supply_add_image(supply, one, NULL);
+	page_supply_add_image(supply, one, false, NULL);
 	assert_true(page_supply_wait(supply, LONG_MS));
 	assert_int_equal(access(first, F_OK), 0);
-	page_supply_add_image(supply, two, NULL);
+	page_supply_add_image(supply, two, false, NULL);
 	assert_true(page_supply_wait(supply, LONG_MS));
 	assert_int_equal(access(first, F_OK), -1);
 	page_supply_free(supply);
+	folder_remove(&folder);
+}
+
+/* A qcow2 header that names a backing file, and says its format where that is given. The caller frees the path. */
+static char *make_qcow2(const struct folder *folder, const char *name, const char *below, const char *format)
+{
+	uint8_t head[4096] = {'Q', 'F', 'I', 0xfb, [7] = 3, [14] = 0x08, [103] = 104};
+	head[19] = (uint8_t)strlen(below);
+	memcpy(head + 0x800, below, strlen(below));
+	if (format) {
+		memcpy(head + 104, "\xe2\x79\x2a\xca\0\0", 6);
+		head[111] = (uint8_t)strlen(format);
+		memcpy(head + 112, format, strlen(format));
+	}
+	char *path = xasprintf("%s/%s", folder->path, name);
+	cleanup_close int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(write(fd, head, sizeof(head)), sizeof(head));
+	return path;
+}
+
+static void test_backing(void **state)
+{
+	(void)state;
+	struct folder folder;
+	folder_make(&folder);
+	cleanup_free char *base = make_image(&folder, "base", 0, 10), *raw = make_qcow2(&folder, "raw", "base", NULL),
+			  *top = make_qcow2(&folder, "top", "raw", "raw"), *over = make_qcow2(&folder, "over", "raw", "qcow2"),
+			  *url = make_qcow2(&folder, "url", "nbd://host/x", NULL), *damaged = make_qcow2(&folder, "damaged", "", NULL);
+	struct image_backing backing;
+	assert_int_equal(image_backing_read(top, &backing, NULL), 0);
+	assert_string_equal(backing.path, raw);
+	assert_false(backing.is_qcow2);
+	free(backing.path);
+	assert_int_equal(image_backing_read(url, &backing, NULL), 0);
+	assert_null(backing.path);
+	assert_int_equal(image_backing_read(damaged, &backing, NULL), -1);
+	assert_int_equal(image_backing_read(base, &backing, NULL), -1);
+
+	/* What a guest may have written into a raw disk leads nowhere; what is known to be qcow2 does, as far as that is known. */
+	const struct {
+		const char *path;
+		bool is_qcow2;
+		size_t images;
+	} cases[] = {{raw, false, 1}, {raw, true, 2}, {top, true, 2}, {over, true, 3}};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct page_supply *supply = supply_of(&folder, 0);
+		page_supply_add_image(supply, cases[i].path, cases[i].is_qcow2, "");
+		assert_true(page_supply_wait(supply, LONG_MS));
+		cleanup_json json_t *view = page_supply_view(supply);
+		assert_int_equal(json_array_size(view), cases[i].images);
+		page_supply_free(supply);
+	}
 	folder_remove(&folder);
 }
 
@@ -715,6 +768,7 @@ int main(void)
 		cmocka_unit_test(test_delta),
 		cmocka_unit_test(test_image_index),
 		cmocka_unit_test(test_index_space),
+		cmocka_unit_test(test_backing),
 		cmocka_unit_test(test_store),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
