@@ -123,7 +123,7 @@ static const struct verb verbs[] = {
 	 "Pages of memory that stand in an image at the destination are not sent. Images of VMs that are defined on a host are\n"
 	 "indexed by themselves; this is for one that VMs will come with, or have in common, such as a base image. Waits until the\n"
 	 "index is made, about a second a GiB. FILE may also be a block device.",
-	 "ferry -H host-b image index /srv/images/base.qcow2 --format qcow2 --public", run_image_index},
+	 "ferry image index /srv/images/base.qcow2 --format qcow2 --public", run_image_index},
 	{"image list", "", 0, 0, NULL, "list the images that can supply memory here", NULL, "ferry image list", run_image_list},
 	{"image forget", "FILE", 1, 1, NULL, "take back `image index`", "It serves on until ferryd is started anew.",
 	 "ferry image forget /srv/images/base.qcow2", run_image_forget},

@@ -200,7 +200,7 @@ def test_duration(fake, text, value):
     (["migrate", "web1", "--to", "host-b", "--channels", "0"], "from 1 to 64"),
     (["migrate", "web1", "--to", "host-b", "--channels", "65"], "from 1 to 64"),
     (["migrate", "web1", "--to", "host-b", "--channels", "two"], "from 1 to 64"),
-    (["migrate", "web1", "--to", "host-b", "--transport", "pigeon"], "there are auto and native"),
+    (["migrate", "web1", "--to", "host-b", "--transport", "pigeon"], "there are auto, native and relay"),
     (["migrate", "web1", "--to", "host-b", "--map", "br0=br1"], "bridge:br0=br1"),
     (["migrate", "web1", "--to", "host-b", "--map", "bridge:=br1"], "bridge:br0=br1"),
     (["migrate", "web1", "--to", "host-b", "--bandwith", "1Gbit"], "did you mean '--bandwidth'?"),
@@ -1229,7 +1229,7 @@ class TestAnotherHost:
 
 def verbs():
     out = subprocess.run([FERRY, "--help"], text=True, capture_output=True, check=True).stdout
-    return [match.group(1) for match in re.finditer(r"^  ((?:migrate|plan|(?:migration|vm|host|pki|stream) [a-z]+)) ", out, re.M)]
+    return [match.group(1) for match in re.finditer(r"^  ((?:migrate|plan|(?:migration|vm|host|image|pki|stream) [a-z]+)) ", out, re.M)]
 
 
 def options_of(verb):
@@ -1238,7 +1238,7 @@ def options_of(verb):
 
 
 def test_every_verb_has_help_with_an_example():
-    assert len(verbs()) == 30
+    assert len(verbs()) == 33
     for verb in verbs():
         out, options = options_of(verb)
         assert f"\nExample: ferry {verb}" in out
@@ -1296,7 +1296,7 @@ def test_completion(fake):
     assert complete(fake, "vm", "start", "") == {"web1"}
     assert complete(fake, "migrate", "web1", "--to", "h") == {"host-b"}
     assert complete(fake, "migrate", "web1", "--ma") == {"--max-downtime", "--map"}
-    assert complete(fake, "migrate", "web1", "--transport", "") == {"auto", "native"}
+    assert complete(fake, "migrate", "web1", "--transport", "") == {"auto", "native", "relay"}
     assert complete(fake, "migration", "show", "") == {id[:12]}
     assert complete(fake, "migration", "resolve", "") == set()
     fake.doubt(id)
