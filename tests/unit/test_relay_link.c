@@ -218,6 +218,61 @@ static void test_many_connections(void **state)
 	both_ways(3, 200);
 }
 
+/* A rate is kept over all connections together: half of the bytes are noise, and cannot be sent in less than that. */
+static void test_rate(void **state)
+{
+	(void)state;
+	const uint64_t bytes = 2000000, rate = 4000000;
+	struct side sides[2];
+	struct sending there, back;
+	pthread_t threads[2];
+	begin(sides, LONG_MS);
+	relay_link_limit_rate(sides[0].link, rate);
+	for (int i = 0; i < 3; i++)
+		connect_sides(sides);
+	const int64_t began_us = clock_monotonic_us();
+	start_sending(&there, sides, 0, bytes, &threads[0]);
+	pthread_join(threads[0], NULL);
+	assert_true(clock_monotonic_us() - began_us > (int64_t)(bytes / 2 * 1000000 / rate) - 20000);
+	start_sending(&back, sides, 1, 1000, &threads[1]);
+	pthread_join(threads[1], NULL);
+	assert_all_taken(&sides[1], bytes);
+	/* Nothing is left to be done: nobody needs another connection. */
+	assert_false(relay_link_await_fewer(sides[0].link, 10, 0));
+	forget_last(sides);
+	end(sides);
+}
+
+static void *await_fewer(void *user)
+{
+	return relay_link_await_fewer(user, 2, 0) ? user : NULL;
+}
+
+static void test_await_fewer(void **state)
+{
+	(void)state;
+	struct side sides[2];
+	pthread_t thread;
+	void *fewer;
+	begin(sides, LONG_MS);
+	connect_sides(sides);
+	assert_true(relay_link_await_fewer(sides[0].link, 2, 0));
+	connect_sides(sides);
+	assert_int_equal(pthread_create(&thread, NULL, await_fewer, sides[0].link), 0);
+	shutdown(sides[1].last_fd, SHUT_RDWR);
+	pthread_join(thread, &fewer);
+	assert_non_null(fewer);
+	connect_sides(sides);
+	assert_int_equal(pthread_create(&thread, NULL, await_fewer, sides[0].link), 0);
+	cleanup_error struct error *why = NULL;
+	error_set(&why, ERROR_CANCELLED, "called off");
+	relay_link_break(sides[0].link, why);
+	pthread_join(thread, &fewer);
+	assert_null(fewer);
+	forget_last(sides);
+	end(sides);
+}
+
 /* Each time that some more has arrived, a connection breaks and another comes. */
 static void test_connections_break(void **state)
 {
@@ -355,6 +410,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_one_connection),
 		cmocka_unit_test(test_many_connections),
+		cmocka_unit_test(test_rate),
+		cmocka_unit_test(test_await_fewer),
 		cmocka_unit_test(test_connections_break),
 		cmocka_unit_test(test_alone_for_a_while),
 		cmocka_unit_test(test_alone_for_too_long),
