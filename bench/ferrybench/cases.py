@@ -12,6 +12,7 @@ class Case:
     kind: str  # as in `lab/lab guest`
     guest: dict = field(default_factory=dict)  # more arguments of ferrylab.guest.define()
     dirty_bytes_per_s: float = 0  # what the load is asked to write
+    config: dict = field(default_factory=dict)  # more of ferryd's configuration
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,32 @@ CONVERGE_BASELINES = [
     Contender("virsh-postcopy", "virsh", ("--postcopy", "--postcopy-after-precopy")),
 ]
 CONVERGE_QUICK = ("default", "virsh", "virsh-auto-converge")
+
+# ---- bench/relay ----
+
+RELAY_LINKS = {"100mbit": "100mbit", "1gbit": "1gbit", "unlimited": None}
+RELAY_GUESTS = [
+    ("W1", "Debian, 1 GiB, idle", "debian", {"memory": 1024, "warm": False}, 0),
+    ("W2", "Debian, 2 GiB, page cache full, its image at the destination", "debian", WARM, 0),
+    ("W5a", "1 GiB, 700 MiB of text that stands in no image", "tiny", {"memory": 1024, "fill": "text:700"}, 0),
+    ("W5b", "1 GiB, 700 MiB that nothing makes smaller", "tiny", {"memory": 1024, "fill": "random:700"}, 0),
+]
+# A guest that goes back and forth is no sibling of itself: what it has brought the last time must not count.
+RELAY_CASES = [Case(f"{name}/{link}", f"{about}; {link}", rate, kind, guest, dirty, {"relay": {"received": "0"}})
+               for name, about, kind, guest, dirty in RELAY_GUESTS for link, rate in RELAY_LINKS.items()]
+# Pages are written about as fast as the link carries them.
+RELAY_CASES += [Case(f"W4/{link}", f"1 GiB, 64 bytes of each page, {rate} MB/s of pages over 200 MiB; {link}", link, "tiny",
+                     {"memory": 1024, "load": f"200:{rate}:sparse", "disk": True}, rate * 1e6, {"relay": {"received": "0"}})
+                for link, rate in (("100mbit", 12), ("1gbit", 117))]
+RELAY_QUICK_CASES = [case for case in RELAY_CASES if case.name in ("W2/1gbit", "W5b/1gbit", "W2/100mbit")]
+RELAY_VARIANTS = [
+    Contender("relay", "ferry", ("--transport", "relay")),
+    Contender("native", "ferry", ("--transport", "native")),
+]
+RELAY_BASELINES = [
+    Contender("virsh", "virsh"),
+    Contender("virsh-compressed", "virsh", ("--compressed",)),
+    Contender("virsh-parallel", "virsh", ("--parallel", "--parallel-connections", "2")),
+    Contender("virsh-tunnelled", "virsh", ("--tunnelled",)),
+]
+RELAY_QUICK = ("relay", "virsh")

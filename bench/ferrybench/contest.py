@@ -33,10 +33,12 @@ class Contest(Stage):
         sides = dict.fromkeys(contender.side for contender in self.contenders)
         started = time.monotonic()
         try:
-            self.up("ferry" in sides, "virsh" in sides)
+            self.up("ferry" in sides, "virsh" in sides, self.case.config)
             for side in sides:
                 self.sides[side] = self.define(f"bench-{side[0]}", SIDES[side], self.case.kind, self.case.guest)
             self.boot(*self.sides.values())
+            for driver in self.sides.values():
+                driver.prepare(self.lab.hosts)
         except BaseException:
             self.down()
             raise

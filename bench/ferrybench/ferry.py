@@ -27,6 +27,12 @@ class Ferry:
         self._ferry("vm", "start", self.name, host=host)
         self.host = host
 
+    def prepare(self, hosts):
+        """The images of its disks are indexed on all hosts, as on hosts that have been up for a while."""
+        for host in hosts:
+            for disk in self.definition["disks"]:
+                self._ferry("image", "index", disk["path"], "--owner", self.definition["owner"], host=host)
+
     def stop(self):
         self._ferry("vm", "stop", self.name)
 

@@ -144,6 +144,9 @@ class Virsh:
         self._virsh("create", path, host=host)
         self.host = host
 
+    def prepare(self, _hosts):
+        """There is nothing of the kind."""
+
     def stop(self):
         self._virsh("destroy", self.name)
 
