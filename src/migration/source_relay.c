@@ -73,6 +73,11 @@ static void *keep_main(void *user)
 			again_ms = 0;
 			continue;
 		}
+		if (e->code == ERROR_NOT_FOUND) { /* its ferryd has given up the migration, or was started anew */
+			e->code = ERROR_DATA_RELAY;
+			relay_pipe_break(relay->pipe, e);
+			break;
+		}
 		if (again_ms == 0)
 			log_failure(LOG_LEVEL_INFO, "a connection of the relay cannot be made now", e);
 		again_ms = again_ms == 0 ? AGAIN_FIRST_MS : again_ms * 2 < AGAIN_LAST_MS ? again_ms * 2 : AGAIN_LAST_MS;

@@ -313,7 +313,7 @@ static int greet(struct relay_connection *connection, const char *ticket, struct
 	    relay_connection_receive(connection, answer, sizeof(answer), e) < 0)
 		return -1;
 	if (be32toh(answer[1]) != WELCOME)
-		return error_set(e, ERROR_DATA_RELAY, "the destination's relay does not expect this migration, or speaks another version (%u)",
+		return error_set(e, ERROR_NOT_FOUND, "the destination's relay does not expect this migration, or speaks another version (%u)",
 				 be32toh(answer[0]));
 	return 0;
 }

@@ -33,8 +33,8 @@ void relay_gate_expect(struct relay_gate *gate, const char ticket[RANDOM_ID_SIZE
 /* No more, and add() does not run any more when this returns. Accepts what was never expected. */
 void relay_gate_forget(struct relay_gate *gate, const char *ticket);
 
-/* The other side: a connection to the gate of this host. ERROR_DATA_UNREACHABLE, ERROR_TLS, ERROR_DATA_RELAY where it knows no such
- * ticket. */
+/* The other side: a connection to the gate of this host. ERROR_DATA_UNREACHABLE, ERROR_TLS, ERROR_DATA_RELAY where it broke; ERROR_NOT_FOUND
+ * where the answer is that nobody there expects this. */
 int relay_gate_connect(const char *host, const char *address, uint16_t port, const struct tls_files *files,
 		       const char ticket[RANDOM_ID_SIZE], int64_t timeout_ms, struct relay_connection **ret, struct error **e) MUST_CHECK;
 

@@ -13,7 +13,7 @@ import pytest
 from moves import Pair
 
 GATE = 4711
-MEMORY_MIB = 128
+MEMORY_MIB = 96
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def save_memory(pid, path):
 
 
 def test_there_and_back(pair, guest):
-    for step in range(4):
+    for step in range(3):
         source, destination = guest.host, pair.other(guest.host)
         epoch = pair.vms(source)[guest.name]["epoch"]
         before = pair.lab.link_stats(source)
@@ -122,33 +122,36 @@ def test_image_owner_or_public(pair):
 def test_bandwidth(pair, guest):
     source = guest.host
     began, before = time.monotonic(), pair.lab.link_stats(source)
-    result = by_relay(pair, guest, "--bandwidth", "40Mbit")
+    result = by_relay(pair, guest, "--bandwidth", "80Mbit")
     sent = pair.lab.link_stats(source)["tx_bytes"] - before["tx_bytes"]
     # Heads of TCP and TLS come to it; nothing makes it faster, whatever else a busy machine does.
-    assert sent / (time.monotonic() - began) < 5_000_000 * 1.12, result
+    assert sent / (time.monotonic() - began) < 10_000_000 * 1.12, result
     guest.passes(1)
 
 
 def drop_connections(pair, host):
-    """Every connection of the relay, as a firewall does that has lost its state."""
-    done = pair.host(host).run(["ss", "-K", "-t", "-n", "dport", "=", str(GATE)], check=False)
-    return len(done.stdout.splitlines()) - 1
+    """Every connection of the relay, as a firewall does that has lost its state; how many there were."""
+    done = pair.host(host).run(["ss", "-H", "-K", "-t", "-n", "state", "established", "dport", "=", str(GATE)], check=False)
+    return len(done.stdout.splitlines())
 
 
 def test_connections_lost(pair, guest):
     """They are replaced, and nothing is lost."""
     source = guest.host
-    ident = pair.begin(guest, transport="relay", bandwidth_bytes_per_s=8_000_000)
-    for _ in range(3):
-        pair.wait(source, ident, lambda m: m["status"] == "copying" and m["progress"] and m["wire_bytes"] > 3_000_000)
-        if drop_connections(pair, source) == 0:
-            pytest.skip("this kernel cannot end connections (INET_DIAG_DESTROY)")
+    ident = pair.begin(guest, transport="relay", bandwidth_bytes_per_s=12_000_000)
+    dropped = []
+    for megabytes in (4, 12, 20):
+        pair.wait(source, ident, lambda m, least=megabytes * 1_000_000: m["wire_bytes"] > least)
+        dropped.append(drop_connections(pair, source))
     result = pair.ended(source, ident)
     assert result["status"] == "completed", result
     guest.host = pair.other(source)
     pair.settled(guest, guest.host)
     guest.passes(2)
     pair.healthy(guest)
+    if sum(dropped) == 0:
+        pytest.skip("this kernel cannot end connections (INET_DIAG_DESTROY)")
+    assert min(dropped) > 0, dropped
 
 
 def begin_slowly(pair, guest):

@@ -118,17 +118,17 @@ static void test_welcome(void **state)
 	}
 	relay_gate_forget(gate, TICKET);
 	door.count = 0;
-	assert_refused(&host_a, "host-b", TICKET, ERROR_DATA_RELAY, "does not expect this migration");
+	assert_refused(&host_a, "host-b", TICKET, ERROR_NOT_FOUND, "does not expect this migration");
 }
 
 static void test_refused(void **state)
 {
 	(void)state;
 	relay_gate_expect(gate, TICKET, "host-a", let_in, &door);
-	assert_refused(&host_a, "host-b", OTHER_TICKET, ERROR_DATA_RELAY, "does not expect this migration");
+	assert_refused(&host_a, "host-b", OTHER_TICKET, ERROR_NOT_FOUND, "does not expect this migration");
 	/* Another host with the right ticket; a person's certificate; one of another authority. */
-	assert_refused(&host_b, "host-b", TICKET, ERROR_DATA_RELAY, "does not expect this migration");
-	assert_refused(&alice, "host-b", TICKET, ERROR_DATA_RELAY, "does not expect this migration");
+	assert_refused(&host_b, "host-b", TICKET, ERROR_NOT_FOUND, "does not expect this migration");
+	assert_refused(&alice, "host-b", TICKET, ERROR_NOT_FOUND, "does not expect this migration");
 	assert_refused(&stranger, "host-b", TICKET, ERROR_TLS, "");
 	/* Whom we reach is not whom we want. */
 	assert_refused(&host_a, "host-c", TICKET, ERROR_TLS, "the certificate of the host 'host-b', not of the host 'host-c'");
