@@ -38,6 +38,16 @@ def make(case, variant, moves, floor):
     return rows
 
 
+def make_variants(case, moves, baselines, floor):
+    """Each of Ferry's variants beside each of the baselines that were measured; the baselines alone when no variant was."""
+    theirs = {name: found for name, found in moves.items() if any(name == one.name for one in baselines)}
+    found = []
+    for name in moves:
+        if name not in theirs:
+            found += make(case, name, {"ferry": moves[name], **theirs}, floor)
+    return found or make(case, None, theirs, floor)
+
+
 def human(value, unit):
     if value is None:
         return "-"

@@ -3,14 +3,13 @@
  * The destination's end of the relay of one arrival; declared in arrival.h. It is expected from the check on, so that the source can see
  * that it gets here, and what arrives before there is a machine waits for it.
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/cleanup.h"
 #include "base/xalloc.h"
 #include "migration/arrival.h"
+#include "net/socket.h"
 
 #define WAITING_MAX 64
 
@@ -68,11 +67,8 @@ json_t *arrival_relay_view(const struct arrival_relay *relay)
 int arrival_relay_open(struct arrival_relay *relay, const struct migration_host *host, const char *owner, int *ret_fd, struct error **e)
 {
 	cleanup_close int ours = -1, qemus = -1;
-	int fds[2];
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
-		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
-	ours = fds[1];
-	qemus = fds[0];
+	if (socket_make_pair(&ours, &qemus, e) < 0)
+		return -1;
 	if (host->supply)
 		relay->supplier = page_supplier_new(host->supply, owner);
 	const struct relay_pipe_options options = {

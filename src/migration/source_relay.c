@@ -4,16 +4,15 @@
  * destination's gate can be reached, and is used. A thread makes the others once there is something to send, and makes new ones for those that
  * break.
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/xalloc.h"
 #include "migration/source_steps.h"
+#include "net/socket.h"
 
 #define CONNECT_TIMEOUT_MS 3000
 #define AGAIN_FIRST_MS 200
@@ -89,11 +88,8 @@ int source_relay_open(struct source *s, int *ret_fd, struct error **e)
 {
 	struct source_relay *relay = s->relay;
 	cleanup_close int ours = -1, qemus = -1;
-	int fds[2];
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
-		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a socket for the relay");
-	ours = fds[1];
-	qemus = fds[0];
+	if (socket_make_pair(&ours, &qemus, e) < 0)
+		return -1;
 	const struct relay_pipe_options options = {
 		.qemu_fd = ours,
 		.source = true,

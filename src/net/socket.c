@@ -326,3 +326,13 @@ void socket_set_timeout(int fd, int64_t timeout_ms)
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &value, sizeof(value));
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &value, sizeof(value));
 }
+
+int socket_make_pair(int *ret_one, int *ret_other, struct error **e)
+{
+	int fds[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+		return error_set_errno(e, ERROR_SYSTEM, errno, "cannot make a pair of sockets");
+	*ret_one = fds[0];
+	*ret_other = fds[1];
+	return 0;
+}

@@ -29,4 +29,7 @@ bool socket_address_is_remote(const char *address);
 /* That every item of such a list is well formed. */
 int socket_networks_check(const char *networks, struct error **e) MUST_CHECK;
 
+/* A pair of connected sockets within this host, each closed on exec; both are the caller's. */
+int socket_make_pair(int *ret_one, int *ret_other, struct error **e) MUST_CHECK;
+
 #endif

@@ -2,8 +2,8 @@
 /*
  * What a host can supply; see page_supply.h.
  *
- * Images are in a list that only grows, and suppliers look at those that were in it when they last looked. An index is replaced by a new one as a whole; whoever
- * uses the old one keeps it until it is done with it.
+ * Images are in a list that only grows, and suppliers look at those that were in it when they last looked. An index is replaced by a
+ * new one as a whole; whoever uses the old one keeps it until it is done with it.
  */
 #include "relay/page_supply.h"
 
