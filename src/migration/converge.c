@@ -413,8 +413,19 @@ static void tell_dirty_rate(const struct converge *converge, struct converge_sam
 static bool deadline_is_near(const struct converge *converge, const struct converge_sample *sample)
 {
 	const int64_t deadline_us = converge->options.deadline_us;
-	return deadline_us && sample->rate_bytes_per_s > 0 && converge->settings.limit_ms < ceiling_ms(converge) &&
+	return deadline_us && sample->rate_bytes_per_s > 0 &&
 	       converge_time_ms(sample->remaining_bytes, sample->rate_bytes_per_s) > (deadline_us - sample->at_us - 2 * LIMIT_FELT_US) / 1000;
+}
+
+/* There is no time for other means: all of the pause that is allowed is, the longer one where that comes after them, too. */
+static void hurry(struct converge *converge, const struct converge_sample *sample, struct converge_decision *decision)
+{
+	const int64_t bound_ms = converge->options.longest_pause_ms;
+	if (may_use(&converge->options, CONVERGE_PAUSE) && bound_ms > converge_longest_pause_ms(converge) &&
+	    converge_time_ms(sample->remaining_bytes, sample->rate_bytes_per_s) > ceiling_ms(converge))
+		converge->ceiling_extra_ms = bound_ms - converge->options.max_downtime_ms;
+	if (converge->settings.limit_ms < ceiling_ms(converge))
+		set_limit(converge, sample, ceiling_ms(converge), decision);
 }
 
 static void ferry_decide(struct converge *converge, const struct converge_sample *seen, struct converge_decision *decision)
@@ -437,7 +448,7 @@ static void ferry_decide(struct converge *converge, const struct converge_sample
 	if (sample->pass == 1)
 		decide_in_first_pass(converge, sample, decision);
 	if (!decision->changed && deadline_is_near(converge, sample))
-		set_limit(converge, sample, ceiling_ms(converge), decision);
+		hurry(converge, sample, decision);
 	if (!sample->pass_began)
 		return;
 	if (sample->pass >= 2) {

@@ -207,6 +207,31 @@ static void test_deadline_is_near(void **state)
 	assert_false(converge_decide(&converge, &sample).changed);
 }
 
+/* There is no time for other means any more: a longer pause that comes last among them is used, if nothing less will do. */
+static void test_deadline_is_near_with_a_pause(void **state)
+{
+	(void)state;
+	struct converge converge;
+	struct converge_options options = usual;
+	options.deadline_us = 2000000;
+	options.means[0] = CONVERGE_THROTTLE;
+	options.means[1] = CONVERGE_PAUSE;
+	options.means_count = 2;
+	options.longest_pause_ms = 700;
+	converge_init(&converge, &converge_policy_ferry, &options);
+	struct converge_sample sample = {.at_us = 1500000, .pass = 2, .remaining_bytes = 40 * MB, .rate_bytes_per_s = 100 * MB};
+	struct converge_decision decision = converge_decide(&converge, &sample);
+	assert_int_equal(decision.action, CONVERGE_GO_ON);
+	assert_true(decision.settings.limit_ms > 400 && decision.settings.limit_ms < 700);
+	assert_int_equal(converge_longest_pause_ms(&converge), 700);
+	/* What fits into the usual one stays there. */
+	converge_init(&converge, &converge_policy_ferry, &options);
+	sample.at_us = 1800000;
+	sample.remaining_bytes = 5 * MB;
+	assert_int_equal(converge_decide(&converge, &sample).settings.limit_ms, CEILING_MS);
+	assert_int_equal(converge_longest_pause_ms(&converge), usual.max_downtime_ms);
+}
+
 /* It is given up only at the ceiling, after enough passes, and after enough time. */
 static void test_patience(void **state)
 {
@@ -479,7 +504,7 @@ int main(void)
 		cmocka_unit_test(test_steps),       cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_first_pass),  cmocka_unit_test(test_busy_guest),
 		cmocka_unit_test(test_weak_throttle), cmocka_unit_test(test_limit_takes_a_moment),
-		cmocka_unit_test(test_deadline_is_near), cmocka_unit_test(test_first_pass_hides_the_rate),
+		cmocka_unit_test(test_deadline_is_near), cmocka_unit_test(test_deadline_is_near_with_a_pause), cmocka_unit_test(test_first_pass_hides_the_rate),
 		cmocka_unit_test(test_deadline),    cmocka_unit_test(test_small_promises),
 		cmocka_unit_test(test_fits),        cmocka_unit_test(test_odd_samples),
 	};
