@@ -9,7 +9,10 @@ The domain is the same machine as Ferry's: QEMU's binary, TCG, machine type, CPU
 without vhost, the same kernel and command line.
 """
 
+import contextlib
+import grp
 import os
+import pwd
 import re
 import select
 import socket
@@ -25,6 +28,7 @@ from .machine import BenchError
 PRIVATE = ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt")
 NOTIFY = "/run/lab/notify-libvirtd"
 NO_KVM = "/run/lab/no-kvm"
+LIBVIRTS_USER = "libvirt-qemu"
 USER = "+61000"  # as ferryd's in the lab, so that both may open the guests' disks
 
 LIBVIRTD_CONF = """\
@@ -63,8 +67,23 @@ def _command(host):
     return ["unshare", "--mount", "sh", "-c", f'mount --bind {NO_KVM} /dev/kvm && exec "$@"', "sh", *command]
 
 
+def _provide_user(host):
+    """libvirtd does not start where its own user is unknown, whoever it is told to use; Debian makes that user with a package that
+    also starts a libvirtd on the machine. So the host gets a list of users of its own, with that one in it."""
+    for path, find, line in (("/etc/passwd", pwd.getpwnam, "{0}:x:{1}:{1}::/var/lib/libvirt:/usr/sbin/nologin"),
+                             ("/etc/group", grp.getgrnam, "{0}:x:{1}:")):
+        with contextlib.suppress(KeyError):
+            find(LIBVIRTS_USER)
+            continue
+        own = f"/run/lab/{os.path.basename(path)}"
+        with open(path, encoding="utf-8") as old, open(host.outside(own), "w", encoding="utf-8") as new:
+            new.write(old.read() + line.format(LIBVIRTS_USER, USER.lstrip("+")) + "\n")
+        host.run(["mount", "--bind", own, path])
+
+
 def start_daemon(host, timeout=60):
     """Starts the host's libvirtd, and returns when it has said that it is ready."""
+    _provide_user(host)
     for path in PRIVATE:
         host.run(["mkdir", "-p", path])
         host.run(["mount", "-t", "tmpfs", "-o", "mode=755", "ferry-bench", path])
