@@ -11,7 +11,6 @@
 #include "migration/data_port.h"
 #include "migration/host.h"
 #include "migration/offer.h"
-#include "relay/pipe.h"
 
 /* Guarded by migration->work. */
 struct destination_arrival {

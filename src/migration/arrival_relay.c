@@ -10,6 +10,7 @@
 #include "base/xalloc.h"
 #include "migration/arrival.h"
 #include "net/socket.h"
+#include "relay/pipe.h"
 
 #define WAITING_MAX 64
 

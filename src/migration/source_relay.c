@@ -13,6 +13,7 @@
 #include "base/xalloc.h"
 #include "migration/source_steps.h"
 #include "net/socket.h"
+#include "relay/pipe.h"
 
 #define CONNECT_TIMEOUT_MS 3000
 #define AGAIN_FIRST_MS 200

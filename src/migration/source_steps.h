@@ -10,7 +10,6 @@
 #include "migration/copy.h"
 #include "migration/host.h"
 #include "migration/offer.h"
-#include "relay/pipe.h"
 
 /* What one worker has in its hands. */
 struct source {

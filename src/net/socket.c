@@ -327,6 +327,20 @@ void socket_set_timeout(int fd, int64_t timeout_ms)
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &value, sizeof(value));
 }
 
+bool socket_send_all(int fd, const void *data, size_t size_bytes)
+{
+	for (const uint8_t *at = data; size_bytes > 0;) {
+		const ssize_t n = send(fd, at, size_bytes, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return false;
+		at += n;
+		size_bytes -= (size_t)n;
+	}
+	return true;
+}
+
 int socket_make_pair(int *ret_one, int *ret_other, struct error **e)
 {
 	int fds[2];

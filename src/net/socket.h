@@ -29,6 +29,8 @@ bool socket_address_is_remote(const char *address);
 /* That every item of such a list is well formed. */
 int socket_networks_check(const char *networks, struct error **e) MUST_CHECK;
 
+/* All of it to a blocking socket; false, errno says why, when it takes no more. No SIGPIPE. */
+bool socket_send_all(int fd, const void *data, size_t size_bytes);
 /* A pair of connected sockets within this host, each closed on exec; both are the caller's. */
 int socket_make_pair(int *ret_one, int *ret_other, struct error **e) MUST_CHECK;
 

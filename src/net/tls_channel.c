@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -152,11 +151,6 @@ ssize_t tls_channel_receive(struct tls_channel *channel, void *ret, size_t size_
 		n = gnutls_record_recv(channel->session, ret, size_bytes);
 	while (n == GNUTLS_E_INTERRUPTED);
 	return n < 0 ? set_broken(n, e) : n;
-}
-
-void tls_channel_shut(struct tls_channel *channel)
-{
-	shutdown(channel->fd, SHUT_RDWR);
 }
 
 int tls_channel_fd(const struct tls_channel *channel)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/xalloc.h"
+#include "net/socket.h"
 
 struct relay_connection {
 	int fd;
@@ -49,14 +50,12 @@ static int set_broken(struct error **e, const char *why)
 
 int relay_connection_send(struct relay_connection *connection, const void *data, size_t size_bytes, struct error **e)
 {
-	const uint8_t *at = data;
-	while (size_bytes > 0) {
-		ssize_t n = connection->channel ? tls_channel_send(connection->channel, at, size_bytes, e)
-						: send(connection->fd, at, size_bytes, MSG_NOSIGNAL);
-		if (n < 0 && !connection->channel && errno == EINTR)
-			continue;
+	if (!connection->channel)
+		return socket_send_all(connection->fd, data, size_bytes) ? 0 : set_broken(e, strerror(errno));
+	for (const uint8_t *at = data; size_bytes > 0;) {
+		const ssize_t n = tls_channel_send(connection->channel, at, size_bytes, e);
 		if (n < 0)
-			return connection->channel ? -1 : set_broken(e, strerror(errno));
+			return -1;
 		at += n;
 		size_bytes -= (size_t)n;
 	}

@@ -12,11 +12,11 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 
 #include "base/xalloc.h"
+#include "net/socket.h"
 #include "qemu/stream_writer.h"
+#include "relay/memory.h"
 #include "relay/record.h"
 
 #define OUT_BYTES (256 * 1024)
@@ -48,16 +48,8 @@ struct page_receiver {
 
 static int flush(struct page_receiver *receiver, struct error **e)
 {
-	const uint8_t *at = receiver->out;
-	for (size_t left = receiver->out_bytes; left > 0;) {
-		ssize_t n = send(receiver->options.fd, at, left, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_set_errno(e, ERROR_DATA_RELAY, errno, "QEMU does not take its stream any more");
-		at += n;
-		left -= (size_t)n;
-	}
+	if (!socket_send_all(receiver->options.fd, receiver->out, receiver->out_bytes))
+		return error_set_errno(e, ERROR_DATA_RELAY, errno, "QEMU does not take its stream any more");
 	receiver->out_bytes = 0;
 	return 0;
 }
@@ -307,12 +299,6 @@ int page_receiver_take(struct page_receiver *receiver, const uint8_t *block, siz
 	return flush(receiver, e);
 }
 
-static uint8_t *map_pages(size_t count)
-{
-	void *at = mmap(NULL, count * STREAM_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return at == MAP_FAILED ? NULL : at;
-}
-
 struct page_receiver *page_receiver_new(const struct page_receiver_options *options, struct error **e)
 {
 	struct page_receiver *receiver = xcalloc(1, sizeof(*receiver));
@@ -320,8 +306,8 @@ struct page_receiver *page_receiver_new(const struct page_receiver_options *opti
 	receiver->blocks = xcalloc(STREAM_BLOCKS_MAX, sizeof(*receiver->blocks));
 	receiver->next_address = UINT64_MAX;
 	record_sum_init(&receiver->sum);
-	receiver->latest = map_pages(RECORD_LATEST);
-	receiver->held = map_pages(RECORD_ASKED_MAX);
+	receiver->latest = memory_map((size_t)RECORD_LATEST * STREAM_PAGE_BYTES);
+	receiver->held = memory_map((size_t)RECORD_ASKED_MAX * STREAM_PAGE_BYTES);
 	if (!receiver->latest || !receiver->held) {
 		error_set_errno(e, ERROR_SYSTEM, errno, "no memory for the relay");
 		page_receiver_free(receiver);
@@ -334,10 +320,8 @@ void page_receiver_free(struct page_receiver *receiver)
 {
 	if (!receiver)
 		return;
-	if (receiver->latest)
-		munmap(receiver->latest, (size_t)RECORD_LATEST * STREAM_PAGE_BYTES);
-	if (receiver->held)
-		munmap(receiver->held, (size_t)RECORD_ASKED_MAX * STREAM_PAGE_BYTES);
+	memory_unmap(receiver->latest, (size_t)RECORD_LATEST * STREAM_PAGE_BYTES);
+	memory_unmap(receiver->held, (size_t)RECORD_ASKED_MAX * STREAM_PAGE_BYTES);
 	record_sum_done(&receiver->sum);
 	free(receiver->blocks);
 	free(receiver);

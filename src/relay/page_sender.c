@@ -37,7 +37,7 @@
 #include "base/xalloc.h"
 #include "qemu/delta.h"
 #include "qemu/stream_reader.h"
-#include "relay/mirror.h"
+#include "relay/memory.h"
 #include "relay/page_digest.h"
 #include "relay/record.h"
 #include "relay/sent_pages.h"
@@ -57,7 +57,7 @@
 
 enum entry_kind {
 	ENTRY_BYTES,
-	ENTRY_BLOCK, /* bytes as well; address: the block's number */
+	ENTRY_BLOCK, /* bytes, with a name for the other side */
 	ENTRY_LEFT_OUT,
 	ENTRY_ZERO,
 	ENTRY_AGAIN,
@@ -94,7 +94,6 @@ struct page_sender {
 	uint64_t made;	 /* entries, published or not */
 	uint64_t made_questions;
 	uint64_t last_block; /* that the destination's QEMU will have had last; UINT64_MAX: none */
-	size_t blocks;
 	bool may_leave_out, may_ask;
 	bool worth_asking;	/* as of late */
 	unsigned int not_asked;
@@ -210,12 +209,17 @@ static void add_content(struct page_sender *sender, const struct stream_item *it
 	entry->content = item->data;
 }
 
-static void add_page(struct page_sender *sender, const struct stream_item *item)
+static uint64_t address_of(const struct page_sender *sender, const struct stream_item *item)
 {
-	const bool zero = item->kind == STREAM_ZERO ? item->data[0] == 0 : page_is_zero(item->data);
 	const struct stream_block *blocks;
 	stream_reader_blocks(sender->reader, &blocks);
-	const uint64_t block = (uint64_t)(item->block - blocks), address = record_address(block, item->offset);
+	return record_address((uint64_t)(item->block - blocks), item->offset);
+}
+
+static void add_page(struct page_sender *sender, const struct stream_item *item)
+{
+	const bool zero = item->kind == STREAM_ZERO || page_is_zero(item->data); /* add_item() has looked at what fills it */
+	const uint64_t address = address_of(sender, item), block = record_block(address);
 	const struct page_digest digest = zero ? sender->zero_digest : page_digest(sender->digester, item->data);
 	const bool first = sent_pages_first(sender->sent, address);
 	if (sent_pages_same(sender->sent, address, &digest) && sender->may_leave_out && block == sender->last_block) {
@@ -232,14 +236,12 @@ static void add_page(struct page_sender *sender, const struct stream_item *item)
 /* A page in a form of QEMU's own: it is passed on, and nobody here knows its content. */
 static void add_unknown_page(struct page_sender *sender, const struct stream_item *item)
 {
-	const struct stream_block *blocks;
+	const uint64_t address = address_of(sender, item);
 	struct page_digest none;
-	stream_reader_blocks(sender->reader, &blocks);
-	const uint64_t block = (uint64_t)(item->block - blocks), address = record_address(block, item->offset);
 	memset(&none, 0xff, sizeof(none));
 	sent_pages_first(sender->sent, address);
 	sent_pages_same(sender->sent, address, &none);
-	sender->last_block = block;
+	sender->last_block = record_block(address);
 	add_bytes(sender, item->size_bytes);
 	sender->may_leave_out = false; /* nor is what a delta would be of */
 }
@@ -480,11 +482,6 @@ static void say_zero(struct page_sender *sender, const struct entry *entry)
 	sender->said.zero += entry->pages;
 }
 
-static void say_asked(struct page_sender *sender, const struct entry *entry)
-{
-	say_page(sender, sender->found[entry->number % RECORD_ASKED_MAX] ? RECORD_FOUND : RECORD_MISSED, entry);
-}
-
 /* False: it does not fit any more, or not all of it. */
 static bool say_entry(struct page_sender *sender, const struct entry *entry)
 {
@@ -519,7 +516,7 @@ static bool say_entry(struct page_sender *sender, const struct entry *entry)
 		sender->said.again++;
 		break;
 	case ENTRY_ASKED:
-		say_asked(sender, entry);
+		say_page(sender, sender->found[entry->number % RECORD_ASKED_MAX] ? RECORD_FOUND : RECORD_MISSED, entry);
 		break;
 	case ENTRY_KEPT:
 		say_page(sender, RECORD_KEPT, entry);
@@ -682,7 +679,7 @@ struct page_sender *page_sender_new(const struct page_sender_options *options, s
 	static const uint8_t zero[STREAM_PAGE_BYTES];
 	struct page_sender *sender = xcalloc(1, sizeof(*sender));
 	sender->options = *options;
-	if (mirror_map(RING_BYTES, &sender->ring, e) < 0) {
+	if (memory_map_twice(RING_BYTES, &sender->ring, e) < 0) {
 		free(sender);
 		return NULL;
 	}
@@ -709,7 +706,7 @@ void page_sender_free(struct page_sender *sender)
 	page_digester_free(sender->digester);
 	sent_pages_free(sender->sent);
 	record_sum_done(&sender->sum);
-	mirror_unmap(sender->ring, RING_BYTES);
+	memory_unmap(sender->ring, 2 * (size_t)RING_BYTES);
 	pthread_cond_destroy(&sender->changed);
 	pthread_mutex_destroy(&sender->mutex);
 	free(sender);
@@ -782,10 +779,4 @@ void page_sender_counts(struct page_sender *sender, struct page_sender_counts *r
 {
 	LOCK_SCOPE(&sender->mutex);
 	*ret = sender->counts;
-}
-
-uint64_t page_sender_waiting_bytes(struct page_sender *sender)
-{
-	LOCK_SCOPE(&sender->mutex);
-	return sender->read - sender->freed;
 }

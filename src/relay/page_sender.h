@@ -49,7 +49,5 @@ void page_sender_stop(struct page_sender *sender);
 
 /* Any thread. */
 void page_sender_counts(struct page_sender *sender, struct page_sender_counts *ret);
-/* Bytes of the stream that were read and are in no block yet. Any thread. */
-uint64_t page_sender_waiting_bytes(struct page_sender *sender);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/xalloc.h"
+#include "relay/memory.h"
 
 #define CHAIN_MAX 16 /* nobody can make searching slow */
 
@@ -38,9 +39,8 @@ struct page_store *page_store_new(size_t size_bytes)
 	store->room = size_bytes / STREAM_PAGE_BYTES;
 	if (store->room == 0)
 		return store;
-	store->pages = mmap(NULL, store->room * STREAM_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (store->pages == MAP_FAILED) {
-		store->pages = NULL;
+	store->pages = memory_map(store->room * STREAM_PAGE_BYTES);
+	if (!store->pages) {
 		store->room = 0;
 		return store;
 	}
@@ -55,8 +55,7 @@ void page_store_free(struct page_store *store)
 {
 	if (!store)
 		return;
-	if (store->pages)
-		munmap(store->pages, store->room * STREAM_PAGE_BYTES);
+	memory_unmap(store->pages, store->room * STREAM_PAGE_BYTES);
 	free(store->chains);
 	free(store->kept);
 	pthread_mutex_destroy(&store->mutex);

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/xalloc.h"
+#include "net/socket.h"
 #include "relay/link.h"
 #include "relay/page_receiver.h"
 #include "relay/record.h"
@@ -44,26 +45,14 @@ struct relay_pipe {
 
 /* ---- from the link to QEMU ---- */
 
-static int write_all(int fd, const uint8_t *data, size_t size, struct error **e)
-{
-	while (size > 0) {
-		ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_set_errno(e, ERROR_DATA_RELAY, errno, "QEMU does not take its stream any more");
-		data += n;
-		size -= (size_t)n;
-	}
-	return 0;
-}
-
 /* What the destination's relay has sent. */
 static int take_return(struct relay_pipe *pipe, const uint8_t *data, size_t size, struct error **e)
 {
 	switch (data[0]) {
 	case RETURN_BYTES:
-		return write_all(pipe->fd, data + 1, size - 1, e);
+		return socket_send_all(pipe->fd, data + 1, size - 1)
+			       ? 0
+			       : error_set_errno(e, ERROR_DATA_RELAY, errno, "QEMU does not take its stream any more");
 	case RETURN_ANSWER:
 		return page_sender_answer(pipe->sender, data + 1, size - 1, e);
 	default:
@@ -239,11 +228,6 @@ void relay_pipe_free(struct relay_pipe *pipe)
 void relay_pipe_add(struct relay_pipe *pipe, struct relay_connection *connection)
 {
 	relay_link_add(pipe->link, connection);
-}
-
-size_t relay_pipe_connections(struct relay_pipe *pipe)
-{
-	return relay_link_connections(pipe->link);
 }
 
 bool relay_pipe_await_fewer(struct relay_pipe *pipe, size_t count, int64_t at_least_ms)

@@ -34,8 +34,6 @@ void relay_pipe_free(struct relay_pipe *pipe);
 
 /* One connection more to the other end; takes it over. */
 void relay_pipe_add(struct relay_pipe *pipe, struct relay_connection *connection);
-/* How many are whole. */
-size_t relay_pipe_connections(struct relay_pipe *pipe);
 
 /* See relay_link_await_fewer(). */
 bool relay_pipe_await_fewer(struct relay_pipe *pipe, size_t count, int64_t at_least_ms);

@@ -8,9 +8,9 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/xalloc.h"
+#include "relay/memory.h"
 #include "relay/record.h"
 
 #define PAGES_MAX ((uint64_t)1 << 32) /* 16 TiB: a bit each */
@@ -47,10 +47,8 @@ struct sent_pages *sent_pages_new(size_t copies_bytes)
 	sent->copy_count = copies_bytes / STREAM_PAGE_BYTES;
 	if (sent->copy_count == 0)
 		return sent;
-	sent->copies = mmap(NULL, sent->copy_count * STREAM_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-			    -1, 0);
-	if (sent->copies == MAP_FAILED) {
-		sent->copies = NULL;
+	sent->copies = memory_map(sent->copy_count * STREAM_PAGE_BYTES);
+	if (!sent->copies) {
 		sent->copy_count = 0;
 		return sent;
 	}
@@ -64,8 +62,7 @@ void sent_pages_free(struct sent_pages *sent)
 {
 	if (!sent)
 		return;
-	if (sent->copies)
-		munmap(sent->copies, sent->copy_count * STREAM_PAGE_BYTES);
+	memory_unmap(sent->copies, sent->copy_count * STREAM_PAGE_BYTES);
 	free(sent->copy_addresses);
 	free(sent->known);
 	free(sent->named);

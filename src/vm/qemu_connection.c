@@ -33,7 +33,8 @@
 #include "base/xalloc.h"
 #include "net/socket.h"
 
-#define CONNECTION_NAME "ferry-move" /* in QEMU_STREAM_URI */
+#define CONNECTION_NAME "ferry-move"
+#define STREAM_URI "fd:" CONNECTION_NAME
 #define CONNECT_TIMEOUT_MS 10000
 #define UNSENT_BYTES_MAX (128 * 1024)
 
@@ -46,7 +47,7 @@ int qemu_give_stream(struct machine *machine, int fd, struct error **e)
 char *qemu_move_uri(const struct move_options *move)
 {
 	if (move->stream_fd > 0)
-		return xstrdup(QEMU_STREAM_URI);
+		return xstrdup(STREAM_URI);
 	bool ipv6 = strchr(move->address, ':') != NULL;
 	return xasprintf("tcp:%s%s%s:%u", ipv6 ? "[" : "", move->address, ipv6 ? "]" : "", move->port);
 }
@@ -168,7 +169,7 @@ static int migrate_over_ours(struct machine *machine, const struct move_options 
 	if (set_options(machine, fd, e) < 0 || qemu_give_stream(machine, fd, e) < 0)
 		return -1;
 	machine_hold_connection(machine, take_fd(fd));
-	json_t *arguments = json_pack("{s:s}", "uri", QEMU_STREAM_URI);
+	json_t *arguments = json_pack("{s:s}", "uri", STREAM_URI);
 	if (resume)
 		json_object_set_new(arguments, "resume", json_true());
 	return machine_command(machine, "migrate", arguments, e);
@@ -180,7 +181,7 @@ int qemu_connection_migrate(struct machine *machine, const struct move_options *
 	if (move->stream_fd > 0) {
 		if (qemu_give_stream(machine, move->stream_fd, e) < 0)
 			return -1;
-		return machine_command(machine, "migrate", json_pack("{s:s}", "uri", QEMU_STREAM_URI), e);
+		return machine_command(machine, "migrate", json_pack("{s:s}", "uri", STREAM_URI), e);
 	}
 	return move->channels > 1 ? migrate_over_qemus(machine, move, e) : migrate_over_ours(machine, move, resume, e);
 }

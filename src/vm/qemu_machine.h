@@ -178,10 +178,9 @@ int qemu_move_renew_key(struct machine *machine, const struct move_options *move
 
 /* ---- qemu_connection.c ---- */
 
-/* "tcp:198.18.0.2:49152", "tcp:[fd00::2]:49152". The caller frees it. */
-/* Give QEMU a socket as the stream of a move, for the URI QEMU_STREAM_URI. */
-#define QEMU_STREAM_URI "fd:ferry-move"
+/* Give QEMU a socket as the stream of a move, which qemu_move_uri() then names. */
 int qemu_give_stream(struct machine *machine, int fd, struct error **e) MUST_CHECK;
+/* "tcp:198.18.0.2:49152", "tcp:[fd00::2]:49152", or that of the socket that was given. The caller frees it. */
 char *qemu_move_uri(const struct move_options *move);
 /* QEMU has refused to listen there: ERROR_DATA_PORTS with EADDRINUSE where the port is taken, else `problem` as it is. Takes it. */
 int qemu_move_cannot_listen(const struct move_options *move, struct error *problem, struct error **e) MUST_CHECK;

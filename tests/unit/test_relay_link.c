@@ -181,28 +181,42 @@ static bool wait_bytes(struct side *side, uint64_t bytes)
 	return side->taken_bytes >= bytes;
 }
 
-/* Both ways at once, over so many connections. */
+/* Both ways at once. */
+struct both {
+	struct sending there, back;
+	pthread_t threads[2];
+};
+
+static void start_both(struct both *both, struct side sides[2], uint64_t big, uint64_t small)
+{
+	start_sending(&both->there, sides, 0, big, &both->threads[0]);
+	start_sending(&both->back, sides, 1, small, &both->threads[1]);
+}
+
+/* All has come, and the link goes. */
+static void end_both(struct both *both, struct side sides[2])
+{
+	pthread_join(both->threads[0], NULL);
+	pthread_join(both->threads[1], NULL);
+	assert_false(both->there.failed);
+	assert_false(both->back.failed);
+	assert_all_taken(&sides[1], both->there.bytes);
+	assert_all_taken(&sides[0], both->back.bytes);
+	forget_last(sides);
+	end(sides);
+}
+
 static void both_ways(unsigned int connections, int64_t slow_us)
 {
 	struct side sides[2];
-	struct sending there, back;
-	pthread_t threads[2];
-	const uint64_t big = 3000000, small = 60000;
+	struct both both;
 	begin(sides, LONG_MS);
 	sides[1].slow_us = slow_us;
 	for (unsigned int i = 0; i < connections; i++)
 		connect_sides(sides);
 	assert_int_equal(relay_link_connections(sides[0].link), connections);
-	start_sending(&there, sides, 0, big, &threads[0]);
-	start_sending(&back, sides, 1, small, &threads[1]);
-	pthread_join(threads[0], NULL);
-	pthread_join(threads[1], NULL);
-	assert_false(there.failed);
-	assert_false(back.failed);
-	assert_all_taken(&sides[1], big);
-	assert_all_taken(&sides[0], small);
-	forget_last(sides);
-	end(sides);
+	start_both(&both, sides, 3000000, 60000);
+	end_both(&both, sides);
 }
 
 static void test_one_connection(void **state)
@@ -277,29 +291,20 @@ static void test_await_fewer(void **state)
 static void test_connections_break(void **state)
 {
 	(void)state;
-	const uint64_t big = 6000000, small = 100000;
+	const uint64_t big = 6000000;
 	struct side sides[2];
-	struct sending there, back;
-	pthread_t threads[2];
+	struct both both;
 	begin(sides, LONG_MS);
 	connect_sides(sides);
 	connect_sides(sides);
-	start_sending(&there, sides, 0, big, &threads[0]);
-	start_sending(&back, sides, 1, small, &threads[1]);
+	start_both(&both, sides, big, 100000);
 	for (unsigned int i = 1; i <= 40; i++) {
 		assert_true(wait_bytes(&sides[1], big / 45 * i));
 		/* Either end, or what is on the way is lost. */
 		shutdown(sides[i % 2].last_fd, i % 3 == 0 ? SHUT_RD : i % 3 == 1 ? SHUT_WR : SHUT_RDWR);
 		connect_sides(sides);
 	}
-	pthread_join(threads[0], NULL);
-	pthread_join(threads[1], NULL);
-	assert_false(there.failed);
-	assert_false(back.failed);
-	assert_all_taken(&sides[1], big);
-	assert_all_taken(&sides[0], small);
-	forget_last(sides);
-	end(sides);
+	end_both(&both, sides);
 }
 
 /* All are gone for a while, then one comes. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory that is seen twice; see mirror.h. A file without a name, mapped twice into a range that was reserved for both. */
-#include "relay/mirror.h"
+/* Memory of the relay; see memory.h. What is seen twice is a file without a name, mapped twice into a range that was reserved for both. */
+#include "relay/memory.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -8,6 +8,18 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+
+uint8_t *memory_map(size_t size_bytes)
+{
+	void *at = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return at == MAP_FAILED ? NULL : at;
+}
+
+void memory_unmap(uint8_t *memory, size_t size_bytes)
+{
+	if (memory)
+		munmap(memory, size_bytes);
+}
 
 static int map_twice(uint8_t *at, size_t size_bytes, struct error **e)
 {
@@ -20,22 +32,16 @@ static int map_twice(uint8_t *at, size_t size_bytes, struct error **e)
 	return 0;
 }
 
-int mirror_map(size_t size_bytes, uint8_t **ret, struct error **e)
+int memory_map_twice(size_t size_bytes, uint8_t **ret, struct error **e)
 {
 	assert(size_bytes % 4096 == 0);
 	uint8_t *at = mmap(NULL, 2 * size_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (at == MAP_FAILED)
 		return error_set_errno(e, ERROR_SYSTEM, errno, "no room for the relay's memory");
 	if (map_twice(at, size_bytes, e) < 0) {
-		mirror_unmap(at, size_bytes);
+		memory_unmap(at, 2 * size_bytes);
 		return -1;
 	}
 	*ret = at;
 	return 0;
-}
-
-void mirror_unmap(uint8_t *mirror, size_t size_bytes)
-{
-	if (mirror)
-		munmap(mirror, 2 * size_bytes);
 }
