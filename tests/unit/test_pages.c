@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the relay is for: a guest that is made up here is moved through both ends, in QEMU's own stream, and what comes out is
- * put into a second memory as QEMU would. The two must be equal, whatever was left out on the way. And the parts alone: deltas, indexes of
- * images, the store.
+ * put into a second memory as QEMU would. The two must be equal, whatever was left out on the way. And deltas alone.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,86 +9,20 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/cleanup.h"
-#include "base/file.h"
-#include "base/xalloc.h"
 #include "qemu/delta.h"
-#include "qemu/image_chain.h"
 #include "qemu/stream_reader.h"
 #include "qemu/stream_writer.h"
-#include "relay/image_index.h"
-#include "relay/page_store.h"
-#include "relay/page_supply.h"
 #include "relay/pipe.h"
 
-#define LONG_MS 20000
-#define PAGE STREAM_PAGE_BYTES
+#include "fakes/made_pages.h"
+
 #define RAM_ID 2
-
-/* ---- pages ---- */
-
-static uint64_t random_state;
-
-/* xorshift64 (Marsaglia, 2003): the same in each run. */
-static uint64_t next_random(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
-static uint64_t below(uint64_t limit)
-{
-	return next_random() % limit;
-}
-
-static void fill_page(uint8_t *page, uint64_t seed)
-{
-	uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
-	for (size_t i = 0; i < PAGE; i += sizeof(state)) {
-		state = state * 6364136223846793005u + 1442695040888963407u;
-		memcpy(page + i, &state, sizeof(state));
-	}
-}
-
-/* ---- folders and images ---- */
-
-struct folder {
-	char path[64];
-};
-
-static void folder_make(struct folder *folder)
-{
-	snprintf(folder->path, sizeof(folder->path), "/tmp/test-pages-XXXXXX");
-	assert_non_null(mkdtemp(folder->path));
-}
-
-static void folder_remove(struct folder *folder)
-{
-	assert_int_equal(file_remove_tree(folder->path, NULL), 0);
-}
-
-/* Pages of the seeds from first on, with a hole of as many before them. The caller frees the path. */
-static char *make_image(const struct folder *folder, const char *name, uint64_t first, size_t pages)
-{
-	char *path = xasprintf("%s/%s", folder->path, name);
-	uint8_t page[PAGE];
-	cleanup_close int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	assert_true(fd >= 0);
-	for (size_t i = 0; i < pages; i++) {
-		fill_page(page, first + i);
-		assert_int_equal(pwrite(fd, page, PAGE, (off_t)((pages + i) * PAGE)), PAGE);
-	}
-	return path;
-}
 
 /* ---- a guest ---- */
 
@@ -422,13 +355,6 @@ static void test_postcopy(void **state)
 	assert_int_equal(counts.whole + counts.again, 2 * MEMORY_PAGES);
 }
 
-static struct page_supply *supply_of(const struct folder *folder, size_t received_bytes)
-{
-	cleanup_free char *indexes = xasprintf("%s/indexes", folder->path);
-	const struct page_supply_options options = {.folder = indexes, .received_bytes = received_bytes, .index_bytes = 1 << 20};
-	return page_supply_new(&options);
-}
-
 static void test_images(void **state)
 {
 	(void)state;
@@ -606,154 +532,6 @@ static void test_delta(void **state)
 		assert_int_equal(delta_apply(new_page, (const uint8_t *)wrong[i].bytes, wrong[i].size), -1);
 }
 
-static void test_image_index(void **state)
-{
-	(void)state;
-	struct folder folder;
-	struct image_index *index;
-	atomic_bool stop = false;
-	uint8_t page[PAGE], found[PAGE];
-	folder_make(&folder);
-	struct page_digester *digester = page_digester_new();
-	cleanup_free char *image = make_image(&folder, "image", 0, 3000), *path = xasprintf("%s/index", folder.path);
-	assert_int_equal(image_index_make(image, path, &stop, NULL), 0);
-	assert_int_equal(image_index_open(image, path, &index, NULL), 0);
-	assert_int_equal(image_index_pages(index), 3000);
-	for (uint64_t i = 0; i < 6000; i++) {
-		fill_page(page, i);
-		const struct page_digest digest = page_digest(digester, page);
-		image_index_expect(index, &digest);
-		assert_int_equal(image_index_find(index, digester, &digest, found), i < 3000);
-		if (i < 3000)
-			assert_memory_equal(found, page, PAGE);
-	}
-	image_index_free(index);
-
-	/* One that is cut off, one of something else, none. */
-	cleanup_error struct error *cut = NULL, *other = NULL, *none = NULL, *stopped = NULL;
-	assert_int_equal(truncate(path, 1000), 0);
-	assert_int_equal(image_index_open(image, path, &index, &cut), -1);
-	assert_int_equal(cut->code, ERROR_INVALID_ARGUMENT);
-	assert_int_equal(image_index_open(image, image, &index, &other), -1);
-	assert_int_equal(other->code, ERROR_INVALID_ARGUMENT);
-	unlink(path);
-	assert_int_equal(image_index_open(image, path, &index, &none), -1);
-	assert_int_equal(none->code, ERROR_NOT_FOUND);
-	atomic_store(&stop, true);
-	assert_int_equal(image_index_make(image, path, &stop, &stopped), -1);
-	assert_int_equal(stopped->code, ERROR_CANCELLED);
-	assert_int_equal(access(path, F_OK), -1);
-	page_digester_free(digester);
-	folder_remove(&folder);
-}
-
-/* The bound of disk space, and what is there already when the daemon starts anew. */
-static void test_index_space(void **state)
-{
-	(void)state;
-	struct folder folder;
-	folder_make(&folder);
-	cleanup_free char *indexes = xasprintf("%s/indexes", folder.path), *one = make_image(&folder, "one", 0, 500),
-			  *two = make_image(&folder, "two", 500, 500);
-	const struct page_supply_options options = {.folder = indexes, .index_bytes = 500 * 12 + 200};
-	struct image_version version;
-	assert_int_equal(image_version_read(one, &version, NULL), 0);
-	cleanup_free char *first = xasprintf("%s/%lx-%lx.index", indexes, (unsigned long)version.device, (unsigned long)version.inode);
-	struct page_supply *supply = page_supply_new(&options);
-	page_supply_add_image(supply, one, false, NULL);
-	assert_true(page_supply_wait(supply, LONG_MS));
-	assert_int_equal(access(first, F_OK), 0);
-	page_supply_add_image(supply, two, false, NULL);
-	assert_true(page_supply_wait(supply, LONG_MS));
-	assert_int_equal(access(first, F_OK), -1);
-	page_supply_free(supply);
-	folder_remove(&folder);
-}
-
-/* A qcow2 header that names a backing file, and says its format where that is given. The caller frees the path. */
-static char *make_qcow2(const struct folder *folder, const char *name, const char *below, const char *format)
-{
-	uint8_t head[4096] = {'Q', 'F', 'I', 0xfb, [7] = 3, [14] = 0x08, [103] = 104};
-	head[19] = (uint8_t)strlen(below);
-	memcpy(head + 0x800, below, strlen(below));
-	if (format) {
-		memcpy(head + 104, "\xe2\x79\x2a\xca\0\0", 6);
-		head[111] = (uint8_t)strlen(format);
-		memcpy(head + 112, format, strlen(format));
-	}
-	char *path = xasprintf("%s/%s", folder->path, name);
-	cleanup_close int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	assert_int_equal(write(fd, head, sizeof(head)), sizeof(head));
-	return path;
-}
-
-static void test_backing(void **state)
-{
-	(void)state;
-	struct folder folder;
-	folder_make(&folder);
-	cleanup_free char *base = make_image(&folder, "base", 0, 10), *raw = make_qcow2(&folder, "raw", "base", NULL),
-			  *top = make_qcow2(&folder, "top", "raw", "raw"), *over = make_qcow2(&folder, "over", "raw", "qcow2"),
-			  *url = make_qcow2(&folder, "url", "nbd://host/x", NULL), *damaged = make_qcow2(&folder, "damaged", "", NULL);
-	struct image_backing backing;
-	assert_int_equal(image_backing_read(top, &backing, NULL), 0);
-	assert_string_equal(backing.path, raw);
-	assert_false(backing.is_qcow2);
-	free(backing.path);
-	assert_int_equal(image_backing_read(url, &backing, NULL), 0);
-	assert_null(backing.path);
-	assert_int_equal(image_backing_read(damaged, &backing, NULL), -1);
-	assert_int_equal(image_backing_read(base, &backing, NULL), -1);
-
-	/* What a guest may have written into a raw disk leads nowhere; what is known to be qcow2 does, as far as that is known. */
-	const struct {
-		const char *path;
-		bool is_qcow2;
-		size_t images;
-	} cases[] = {{raw, false, 1}, {raw, true, 2}, {top, true, 2}, {over, true, 3}};
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct page_supply *supply = supply_of(&folder, 0);
-		page_supply_add_image(supply, cases[i].path, cases[i].is_qcow2, "");
-		assert_true(page_supply_wait(supply, LONG_MS));
-		cleanup_json json_t *view = page_supply_view(supply);
-		assert_int_equal(json_array_size(view), cases[i].images);
-		page_supply_free(supply);
-	}
-	folder_remove(&folder);
-}
-
-static void test_store(void **state)
-{
-	(void)state;
-	struct page_digester *digester = page_digester_new();
-	struct page_store *store = page_store_new(100 * PAGE);
-	uint8_t page[PAGE], found[PAGE];
-	for (uint64_t i = 0; i < 1000; i++) {
-		fill_page(page, i);
-		const struct page_digest digest = page_digest(digester, page);
-		page_store_keep(store, i % 2, &digest, page);
-		assert_true(page_store_find(store, i % 2, digester, &digest, found));
-		assert_memory_equal(found, page, PAGE);
-		assert_false(page_store_find(store, 1 - i % 2, digester, &digest, found));
-	}
-	assert_int_equal(page_store_used_bytes(store), 100 * PAGE);
-	for (uint64_t i = 0; i < 1000; i++) {
-		fill_page(page, i);
-		const struct page_digest digest = page_digest(digester, page);
-		assert_int_equal(page_store_find(store, i % 2, digester, &digest, found), i >= 900);
-	}
-	/* A host that says a wrong digest poisons nobody. */
-	fill_page(page, 5000);
-	const struct page_digest right = page_digest(digester, page);
-	fill_page(page, 5001);
-	page_store_keep(store, 0, &right, page);
-	assert_false(page_store_find(store, 0, digester, &right, found));
-	page_store_clear(store);
-	assert_int_equal(page_store_used_bytes(store), 0);
-	page_store_free(store);
-	page_digester_free(digester);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -766,10 +544,6 @@ int main(void)
 		cmocka_unit_test(test_siblings),
 		cmocka_unit_test(test_mix),
 		cmocka_unit_test(test_delta),
-		cmocka_unit_test(test_image_index),
-		cmocka_unit_test(test_index_space),
-		cmocka_unit_test(test_backing),
-		cmocka_unit_test(test_store),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
